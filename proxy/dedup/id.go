@@ -150,9 +150,12 @@ func hex4(b []byte) rune {
 	return r
 }
 
-// maxExponent bounds a number's exponent: no id has such a one, and sums stay far from
-// overflow.
-const maxExponent = 1_000_000_000
+// Bounds of a number: no id has so many digits between zeros, nor such an exponent, whose
+// sums stay far from overflow.
+const (
+	maxDigits   = 100
+	maxExponent = 1_000_000_000
+)
 
 // numberID is the id of a number whose text is valid JSON. What is hashed is the exact
 // value, never rounded: sign, digits without zeros at either end, and the power of ten
@@ -183,20 +186,22 @@ func numberID(raw []byte) (ID, bool) {
 		exponent -= int64(last - point)
 	}
 
-	var h pairHash
-	h.init(numberKeys)
-	var buf [24]byte
-	if raw[0] == '-' {
-		h.write(raw[:1])
-	}
+	digits, rest := mantissa[first:last+1], mantissa[:0]
 	if first < point && point < last {
-		h.write(mantissa[first:point])
-		h.write(mantissa[point+1 : last+1])
-	} else {
-		h.write(mantissa[first : last+1])
+		digits, rest = mantissa[first:point], mantissa[point+1:last+1]
 	}
-	h.write(strconv.AppendInt(append(buf[:0], 'e'), exponent, 10))
-	return h.sum(), true
+	if len(digits)+len(rest) > maxDigits {
+		return ID{}, false
+	}
+
+	var buf [maxDigits + 24]byte // sign, digits, e, an exponent of at most 20
+	value := buf[:0]
+	if raw[0] == '-' {
+		value = append(value, '-')
+	}
+	value = append(append(value, digits...), rest...)
+	value = strconv.AppendInt(append(value, 'e'), exponent, 10)
+	return numberKeys.sum(value), true
 }
 
 // parseExponent reads what follows the e of a valid number; false if it is absurd.

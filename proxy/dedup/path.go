@@ -19,8 +19,10 @@ const maxSegments = 32
 // Path finds nothing.
 type Path struct {
 	keys []string
-	// quoted is the last key as it stands in a message that has no escapes.
-	quoted []byte
+	// suffix is the last key with its closing quote, as it stands in a message that has no
+	// escapes. Without the opening one: bytes.Index hops from one first byte to the next,
+	// and quotes are many.
+	suffix []byte
 }
 
 // ParsePath reads a dotted path such as "id" or "meta.request.id". A key that has a
@@ -47,7 +49,7 @@ func ParsePath(s string) (Path, error) {
 			return fail("a key between dots is empty; write it as a.b.id")
 		}
 	}
-	return Path{keys: keys, quoted: []byte(`"` + keys[len(keys)-1] + `"`)}, nil
+	return Path{keys: keys, suffix: []byte(keys[len(keys)-1] + `"`)}, nil
 }
 
 // String is the path as ParsePath reads it.

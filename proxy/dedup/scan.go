@@ -21,15 +21,15 @@ const maxDepth = 1024
 // No id, so that the message passes: invalid JSON, more than one JSON text, a byte order
 // mark, nesting deeper than 1024, null, a boolean, an object or an array in the id's
 // place, an id with invalid UTF-8 or with half of a surrogate pair (parsers
-// disagree about both, some make them all the same character), and a number with
-// an exponent beyond ±1e9.
+// disagree about both, some make them all the same character), and a number of more
+// than 100 digits or with an exponent beyond ±1e9.
 func (p Path) Find(msg []byte) (ID, bool) {
 	if len(p.keys) == 0 || len(msg) < 2 {
 		return ID{}, false
 	}
 	// Most applications' messages bear no id: don't parse them. Without any escape
 	// a key can only stand there literally.
-	if !bytes.Contains(msg, p.quoted) && bytes.IndexByte(msg, '\\') < 0 {
+	if !bytes.Contains(msg, p.suffix) && bytes.IndexByte(msg, '\\') < 0 {
 		return ID{}, false
 	}
 	s := scanner{msg: msg}
@@ -182,11 +182,11 @@ func (s *scanner) key() (token, bool) {
 	}
 	key, ok := s.str()
 	if !ok {
-		return token{}, false
+		return key, false
 	}
 	s.space()
 	if s.peek() != ':' {
-		return token{}, false
+		return key, false
 	}
 	s.pos++
 	s.space()
@@ -203,32 +203,42 @@ func (s *scanner) isKey(t token, want string) bool {
 
 // str steps over the string at pos (RFC 8259, section 7).
 func (s *scanner) str() (token, bool) {
-	t := token{start: s.pos, kind: stringValue}
-	for s.pos++; ; {
-		s.pos = special(s.msg, s.pos)
-		switch s.peek() {
-		case '"':
-			s.pos++
-			t.end = s.pos
+	msg, i := s.msg, s.pos+1
+	escaped := false
+	for {
+		i = special(msg, i)
+		if i == len(msg) || msg[i] < ' ' {
+			return token{}, false
+		}
+		if msg[i] == '"' {
+			i++
+			t := token{start: s.pos, end: i, kind: stringValue, escaped: escaped}
+			s.pos = i
 			return t, true
-		case '\\':
-			t.escaped = true
-			s.pos++
-			switch s.peek() {
-			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-				s.pos++
-			case 'u':
-				if s.pos+5 > len(s.msg) || hex4(s.msg[s.pos+1:]) < 0 {
-					return t, false
-				}
-				s.pos += 5
-			default:
-				return t, false
-			}
-		default: // a control character, or the end
-			return t, false
+		}
+		escaped = true
+		n := escapeLen(msg[i:])
+		if n == 0 {
+			return token{}, false
+		}
+		i += n
+	}
+}
+
+// escapeLen is the length of the escape that b begins with, 0 if it isn't a valid one.
+func escapeLen(b []byte) int {
+	if len(b) < 2 {
+		return 0
+	}
+	switch b[1] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return 2
+	case 'u':
+		if len(b) >= 6 && hex4(b[2:]) >= 0 {
+			return 6
 		}
 	}
+	return 0
 }
 
 // special returns where in b, from i on, the first byte stands that is no plain part of a
@@ -299,12 +309,11 @@ func (s *scanner) literal(word string) bool {
 
 func (s *scanner) space() {
 	for s.pos < len(s.msg) {
-		switch s.msg[s.pos] {
-		case ' ', '\t', '\n', '\r':
-			s.pos++
-		default:
+		c := s.msg[s.pos]
+		if c > ' ' || c != ' ' && c != '\n' && c != '\r' && c != '\t' {
 			return
 		}
+		s.pos++
 	}
 }
 

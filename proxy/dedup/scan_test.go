@@ -85,8 +85,8 @@ var sameID = []struct {
 	{"beyond float64", "id", []string{`{"id":1e400}`, `{"id":10e399}`}},
 	{"further beyond", "id", []string{`{"id":1e401}`}},
 	{"largest exponent", "id", []string{`{"id":1e1000000000}`, `{"id":10e999999999}`}},
-	{"300 digits", "id", []string{`{"id":` + strings.Repeat("7", 300) + `}`, `{"id":7.` + strings.Repeat("7", 299) + `e299}`}},
-	{"300 digits, the last one another", "id", []string{`{"id":` + strings.Repeat("7", 299) + `8}`}},
+	{"100 digits", "id", []string{`{"id":` + strings.Repeat("7", 100) + `}`, `{"id":7.` + strings.Repeat("7", 98) + `7000e99}`, `{"id":` + strings.Repeat("7", 100) + strings.Repeat("0", 900) + `e-900}`}},
+	{"100 digits, the last one another", "id", []string{`{"id":` + strings.Repeat("7", 99) + `8}`}},
 
 	{"nested", "a.b.id", []string{
 		`{"a":{"b":{"id":"deep"}}}`, `{"a":{"id":"no","b":{"c":{"id":"no"},"id":"deep"}},"id":"no","b":{"id":"no"}}`,
@@ -165,6 +165,8 @@ func TestFindFindsNothing(t *testing.T) {
 		{"too deep", "id", `{"id":"d","x":` + strings.Repeat("[", 1024) + strings.Repeat("]", 1024) + `}`},
 		{"far too deep", "id", `{"id":` + strings.Repeat("[", 1<<20)},
 		{"far too deep in objects", "id", strings.Repeat(`{"id":`, 1<<18)},
+		{"101 digits", "id", `{"id":` + strings.Repeat("7", 101) + `}`},
+		{"far too many digits", "id", `{"id":-` + strings.Repeat("7", 1<<20) + `e7}`},
 		{"exponent absurd", "id", `{"id":1e1000000001}`},
 		{"exponent absurd below", "id", `{"id":1e-1000000001}`},
 		{"exponent beyond int64", "id", `{"id":1e99999999999999999999999}`},
@@ -239,7 +241,7 @@ func TestFindAllocatesNothing(t *testing.T) {
 	p := mustPath(t, "a.id")
 	for _, msg := range []string{
 		`{"type":"message","text":"no id here"}`, `{"a":{"id":"plain"}}`, `{"\u0061":{"id":"\ud83d\ude00 and \n` + strings.Repeat("long", 100) + `"}}`,
-		`{"a":{"id":12345}}`, `{"a":{"id":-123.4500e-17}}`, `{"a":{"id":` + strings.Repeat("12345", 100) + `.5}}`, `{"a":{"id":"\ud83d"}}`, `{"a":{"id":1}`, `{"a":{"id":0}}`,
+		`{"a":{"id":12345}}`, `{"a":{"id":-123.4500e-17}}`, `{"a":{"id":` + strings.Repeat("12345", 20) + `00e77}}`, `{"a":{"id":` + strings.Repeat("12345", 100) + `.5}}`, `{"a":{"id":"\ud83d"}}`, `{"a":{"id":1}`, `{"a":{"id":0}}`,
 	} {
 		b := []byte(msg)
 		if n := testing.AllocsPerRun(100, func() { p.Find(b) }); n != 0 {
