@@ -49,19 +49,19 @@ func (e *Error) Error() string { return e.Reason }
 
 // Violations. They are values, so that a flood of bad frames allocates nothing.
 var (
-	ErrReservedBits    = &Error{CodeProtocolError, "reserved bits set without a negotiated extension"}          // 5.2
-	ErrOpcode          = &Error{CodeProtocolError, "unknown opcode"}                                            // 5.2
-	ErrControlTooLong  = &Error{CodeProtocolError, "control frame longer than 125 bytes"}                       // 5.5
-	ErrControlFragment = &Error{CodeProtocolError, "fragmented control frame"}                                  // 5.5
-	ErrLength          = &Error{CodeProtocolError, "payload length with its top bit set"} // 5.2
-	ErrNotMasked       = &Error{CodeProtocolError, "frame from a client is not masked"}                         // 5.1
-	ErrMasked          = &Error{CodeProtocolError, "frame from a server is masked"}                             // 5.1
-	ErrContinuation    = &Error{CodeProtocolError, "continuation frame without a message to continue"}          // 5.4
-	ErrInterleaved     = &Error{CodeProtocolError, "new message begun inside a fragmented one"}                 // 5.4
-	ErrTooBig          = &Error{CodeTooBig, "message longer than limits.max_message_bytes"}                     // 7.4.1
-	ErrCloseLength     = &Error{CodeProtocolError, "close frame with one byte of payload"}                      // 5.5.1
-	ErrCloseCode       = &Error{CodeProtocolError, "close frame with a code that must not be sent"}             // 7.4
-	ErrCloseReason     = &Error{CodeInvalidData, "close frame whose reason is not UTF-8"}                       // 5.5.1
+	ErrReservedBits    = &Error{CodeProtocolError, "reserved bits set without a negotiated extension"} // 5.2
+	ErrOpcode          = &Error{CodeProtocolError, "unknown opcode"}                                   // 5.2
+	ErrControlTooLong  = &Error{CodeProtocolError, "control frame longer than 125 bytes"}              // 5.5
+	ErrControlFragment = &Error{CodeProtocolError, "fragmented control frame"}                         // 5.5
+	ErrLength          = &Error{CodeProtocolError, "payload length with its top bit set"}              // 5.2
+	ErrNotMasked       = &Error{CodeProtocolError, "frame from a client is not masked"}                // 5.1
+	ErrMasked          = &Error{CodeProtocolError, "frame from a server is masked"}                    // 5.1
+	ErrContinuation    = &Error{CodeProtocolError, "continuation frame without a message to continue"} // 5.4
+	ErrInterleaved     = &Error{CodeProtocolError, "new message begun inside a fragmented one"}        // 5.4
+	ErrTooBig          = &Error{CodeTooBig, "message longer than limits.max_message_bytes"}            // 7.4.1
+	ErrCloseLength     = &Error{CodeProtocolError, "close frame with one byte of payload"}             // 5.5.1
+	ErrCloseCode       = &Error{CodeProtocolError, "close frame with a code that must not be sent"}    // 7.4
+	ErrCloseReason     = &Error{CodeInvalidData, "close frame whose reason is not UTF-8"}              // 5.5.1
 )
 
 // Header is one frame's header.

@@ -1,0 +1,108 @@
+package session
+
+import "github.com/tideover/tideover/proxy/dedup"
+
+// Kind says what an effect asks of the shell.
+type Kind uint8
+
+// The kinds of effects.
+const (
+	Send   Kind = iota // write Data to Leg; if the leg then has a backlog, call Session.Blocked
+	Close              // let Leg finish: write out, shut down, close
+	Abort              // close Leg at once
+	Pause              // stop reading Leg
+	Resume             // read Leg again
+	Emit               // Event happened: send its message upstream, tell the other sinks
+	Mark               // ID has been handed to the upstream leg: it counts as seen from now on
+	Probe              // tell, with Session.Probed, how much the peer of Leg has acknowledged
+	Forget             // nobody can find this session any more: take it out of the registry
+)
+
+func (k Kind) String() string {
+	return [...]string{"send", "close", "abort", "pause", "resume", "emit", "mark", "probe", "forget"}[k]
+}
+
+// Event is what a session's peers may be told.
+type Event uint8
+
+// The events, in the order of a session's life.
+const (
+	Joined Event = iota
+	Away
+	Reconnected
+	Left
+)
+
+func (e Event) String() string {
+	return [...]string{"joined", "away", "reconnected", "left"}[e]
+}
+
+// An Effect is one thing for the shell to do. Data is valid until Session.Release.
+type Effect struct {
+	Kind  Kind
+	Event Event
+	Leg   Leg
+	Data  []byte
+	ID    dedup.ID
+}
+
+// Effects collects what one input leads to, in the order in which it must be done. It is the
+// shell's, one for each goroutine that runs sessions, and used for one input at a time.
+type Effects struct {
+	List []Effect
+
+	// Pressure is set by the shell while all buffers together are over their limit.
+	Pressure bool
+
+	marks   []dedup.ID // ids of this input, not yet executed by the shell
+	scratch []byte     // small frames of this input
+	plain   []byte     // unmasked payloads, while they are inspected
+	spent   [][]byte   // buffers to give back once List has been executed
+}
+
+func (fx *Effects) add(e Effect)       { fx.List = append(fx.List, e) }
+func (fx *Effects) do(k Kind, leg Leg) { fx.add(Effect{Kind: k, Leg: leg}) }
+func (fx *Effects) emit(ev Event)      { fx.add(Effect{Kind: Emit, Event: ev}) }
+func (fx *Effects) send(leg Leg, data []byte) {
+	if len(data) > 0 {
+		fx.add(Effect{Kind: Send, Leg: leg, Data: data})
+	}
+}
+
+// sendNew sends what build appends, kept in the scratch space.
+func (fx *Effects) sendNew(leg Leg, build func(dst []byte) []byte) {
+	at := len(fx.scratch)
+	fx.scratch = build(fx.scratch)
+	fx.send(leg, fx.scratch[at:len(fx.scratch):len(fx.scratch)])
+}
+
+func (fx *Effects) marked(id dedup.ID) bool {
+	for i := range fx.marks {
+		if fx.marks[i] == id {
+			return true
+		}
+	}
+	return false
+}
+
+// keepScratch bounds what an Effects keeps between inputs, in bytes.
+const keepScratch = 64 << 10
+
+// Release ends an input: the effects have been executed and their data is not used any
+// more.
+func (fx *Effects) Release() {
+	clear(fx.List)
+	fx.List, fx.marks = fx.List[:0], fx.marks[:0]
+	for i, b := range fx.spent {
+		putBuffer(b)
+		fx.spent[i] = nil
+	}
+	fx.spent = fx.spent[:0]
+	if cap(fx.scratch) > keepScratch {
+		fx.scratch = nil
+	}
+	if cap(fx.plain) > keepScratch {
+		fx.plain = nil
+	}
+	fx.scratch, fx.plain = fx.scratch[:0], fx.plain[:0]
+}

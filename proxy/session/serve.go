@@ -1,0 +1,225 @@
+package session
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/tideover/tideover/proxy/frame"
+	"github.com/tideover/tideover/proxy/resume"
+)
+
+// finish ends every input: whatever can be sent now is, whatever has to wait is paused.
+func (s *Session) finish(now Time, fx *Effects) {
+	u := &s.up
+	s.serve(now, fx)
+	if u.stalled && s.room(now, u.need, u.first, fx) && u.rx.stash != nil {
+		s.arrive(now, nil, fx) // the header that waited for room is in the stash
+		u.rx.settle()
+		s.serve(now, fx)
+	}
+	if !u.ended && !u.closing && !u.blocked && s.upAtFrame() {
+		if len(u.replies) > 0 {
+			fx.sendNew(Upstream, func(dst []byte) []byte { return append(dst, u.replies...) })
+			u.beat.sent += uint64(len(u.replies))
+			u.replies = nil
+		}
+		if u.pingDue {
+			u.pingDue = false
+			mask := s.maskKey()
+			at := len(fx.scratch)
+			fx.sendNew(Upstream, func(dst []byte) []byte { return frame.Append(dst, frame.Ping, nil, &mask) })
+			u.beat.sent += uint64(len(fx.scratch) - at)
+		}
+	}
+	if want := u.stalled && !u.ended; want != u.paused && !u.gone {
+		u.paused = want
+		fx.do(pauseOrResume(want), Upstream)
+	}
+	if c := &s.client; c.id != 0 {
+		if want := u.blocked && !u.ended; want != c.paused {
+			c.paused = want
+			fx.do(pauseOrResume(want), c.id)
+		}
+	}
+}
+
+func pauseOrResume(pause bool) Kind {
+	if pause {
+		return Pause
+	}
+	return Resume
+}
+
+// serve hands the client leg what there is for it: the window in order, and control
+// frames and messages where the boundaries allow them.
+func (s *Session) serve(now Time, fx *Effects) {
+	c, w := &s.client, &s.win
+	if c.id == 0 {
+		return
+	}
+	if !c.blocked && !c.closing {
+		if s.mode == Counted {
+			s.sendControls(now, fx) // before data: the welcome comes first
+		}
+		if w.unsent() {
+			fx.send(c.id, w.next(pumpBytes))
+		}
+	}
+	if s.mode == Keyed {
+		s.askReceipt(now)
+	}
+	if c.blocked || c.closing {
+		return
+	}
+	if s.mode == Counted {
+		s.sendControls(now, fx)
+	}
+	if w.atFrame() {
+		if len(c.replies) > 0 {
+			fx.sendNew(c.id, func(dst []byte) []byte { return append(dst, c.replies...) })
+			c.beat.sent += uint64(len(c.replies))
+			c.replies = nil
+		}
+		if c.pingDue {
+			c.pingDue = false
+			s.ping(fx)
+		}
+	}
+	if s.up.ended && !w.unsent() {
+		s.finishClient(now, fx)
+	}
+}
+
+// sendControls sends the control messages that are due, if the client is between two
+// messages.
+func (s *Session) sendControls(now Time, fx *Effects) {
+	c := &s.client
+	if !s.win.atMessage() {
+		return
+	}
+	if c.welcome != nil {
+		fx.send(c.id, c.welcome)
+		c.welcome = nil
+	}
+	text := func(build func([]byte) []byte) {
+		var b [64]byte
+		p := build(b[:0])
+		fx.sendNew(c.id, func(dst []byte) []byte { return frame.Append(dst, frame.Text, p, nil) })
+		c.beat.sent += uint64(len(p) + 2)
+	}
+	if c.pongDue {
+		c.pongDue = false
+		text(resume.AppendPong)
+	}
+	if s.received > c.acked {
+		if c.ackAt == 0 && !c.ackDue {
+			c.ackAt = now.add(ackInterval)
+		}
+		if c.ackDue || c.ackAt <= now || c.unacked >= ackBytes {
+			c.acked, c.unacked, c.ackAt, c.ackDue = s.received, 0, 0, false
+			text(func(dst []byte) []byte { return resume.AppendAck(dst, s.received) })
+		}
+	}
+}
+
+// ackInterval is how long a client waits for an acknowledgement at most.
+const ackInterval = 250 * time.Millisecond
+
+// welcome prepares the first message to a tideover.v1 client.
+func (s *Session) welcome(a Attachment, resumed bool) {
+	c := &s.client
+	c.acked = s.received
+	p := resume.AppendWelcome(nil, resume.Welcome{
+		Session: a.Session, Token: a.Token, Resumed: resumed,
+		Received: s.received, Protocol: a.Protocol, GraceMS: s.cfg.Grace.Milliseconds(),
+	})
+	c.welcome = frame.Append(nil, frame.Text, p, nil)
+	if resumed && a.Received < s.win.base {
+		p = resume.AppendGap(p[:0], a.Received+1, s.win.base)
+		c.welcome = frame.Append(c.welcome, frame.Text, p, nil)
+		s.Stats.Gaps++
+	}
+}
+
+// receipt takes the proof that the client has the first n messages.
+func (s *Session) receipt(n uint64) {
+	if n > s.win.base {
+		s.Stats.Receipts += n - s.win.base
+		s.client.moved = true
+		s.win.trim(n)
+	}
+}
+
+// askReceipt decides whether a ping is to ask for a receipt. One goes at a time: the answer to
+// a ping proves what had been sent before the previous one, if it was sent after the answer
+// to that had come. (A browser answers pings before its page has run; only the second
+// round trip shows that what came before the first one has been read.)
+func (s *Session) askReceipt(now Time) {
+	c, w := &s.client, &s.win
+	if !w.unreceived() || c.pings > c.pongs || c.pingDue {
+		c.receiptAt = 0
+		return
+	}
+	if c.receiptAt == 0 {
+		c.receiptAt = now.add(s.cfg.ReceiptInterval)
+	}
+	urgent := s.up.stalled || s.up.ended || 2*w.len() >= s.cfg.MaxBytes || 2*w.messages() >= s.cfg.MaxMessages
+	if urgent || c.receiptAt <= now {
+		c.receiptAt, c.pingDue = 0, true
+	}
+}
+
+// pingPayload is a nonce and the ping's number, 8 bytes each.
+const pingPayload = 16
+
+func (s *Session) ping(fx *Effects) {
+	c := &s.client
+	if c.pings++; c.pings == c.pongs+1 {
+		c.oldSnap = s.win.sentMsgs
+	}
+	c.snap = s.win.sentMsgs
+	var p [pingPayload]byte
+	binary.BigEndian.PutUint64(p[:], c.nonce)
+	binary.BigEndian.PutUint64(p[8:], c.pings)
+	fx.sendNew(c.id, func(dst []byte) []byte { return frame.Append(dst, frame.Ping, p[:], nil) })
+	c.beat.sent += pingPayload + 2
+}
+
+// ponged takes a pong of the client. Pongs may be coalesced (RFC 6455, section 5.5.3): one
+// answers all pings up to its own. Any other payload is only a sign of life.
+func (s *Session) ponged(p []byte) {
+	c := &s.client
+	if len(p) != pingPayload || binary.BigEndian.Uint64(p) != c.nonce {
+		return
+	}
+	n := binary.BigEndian.Uint64(p[8:])
+	if n <= c.pongs || n > c.pings {
+		return
+	}
+	if s.mode == Keyed && c.provenBy != 0 && n >= c.provenBy {
+		s.receipt(c.proven)
+	}
+	c.proven = c.oldSnap
+	if n == c.pings {
+		c.proven = c.snap
+	}
+	c.pongs, c.provenBy = n, c.pings+1
+}
+
+// finishClient closes the client leg of a session whose upstream has ended, once it has all.
+func (s *Session) finishClient(now Time, fx *Effects) {
+	c := &s.client
+	switch {
+	case s.up.closeMsg != nil && s.win.atFrame():
+		fx.send(c.id, s.up.closeMsg)
+		c.closing = true
+		c.closeAt = now.add(s.cfg.CloseTimeout)
+	case s.mode == Relay || !s.win.atFrame() || s.win.messages() == 0:
+		// Without a Close, as the client would see it without a proxy.
+		fx.do(Close, c.id)
+		s.forgetLeg(fx)
+		s.leave(now, s.up.end, fx)
+	case c.closeAt == 0:
+		c.closeAt = now.add(s.cfg.CloseTimeout) // for the receipts
+	}
+}

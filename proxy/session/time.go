@@ -1,0 +1,158 @@
+package session
+
+import (
+	"time"
+
+	"github.com/tideover/tideover/proxy/frame"
+)
+
+// A beat watches whether the peer of one leg lives.
+type beat struct {
+	at       Time   // the next heartbeat
+	missed   int    // in a row
+	heard    bool   // anything came since the last one
+	awaiting bool   // a ping has been sent since anything came
+	sent     uint64 // bytes of control frames since acked was looked at
+	acked    uint64 // what the peer's TCP had acknowledged at the first miss
+	known    bool   // the system can tell
+}
+
+// start begins at a random moment of the interval, so that a storm of connections does not
+// become a storm of pings.
+func (b *beat) start(h *Heartbeat, now Time, random uint64) {
+	if h.Interval > 0 {
+		b.at = now.add(time.Duration(random % uint64(h.Interval)))
+	}
+}
+
+// tick is one heartbeat; it reports whether the leg's peer must be looked at closer.
+func (b *beat) tick(h *Heartbeat, now Time, alive bool) (missed bool) {
+	b.at = now.add(h.Interval)
+	b.heard = false
+	if alive || !b.awaiting {
+		b.missed = 0
+	} else {
+		b.missed++
+	}
+	b.awaiting = true
+	return b.missed > 0
+}
+
+// dead takes what the peer's TCP has acknowledged and decides. Missed pongs alone don't prove
+// death: a browser stops answering while a page that does not read has filled its pipe. But
+// only data counts: a kernel acknowledges a few small pings whatever becomes of the program
+// behind it.
+func (b *beat) dead(h *Heartbeat, acked uint64, known bool) bool {
+	if b.missed == 0 {
+		return false
+	}
+	progress := known && b.known && acked-b.acked > b.sent
+	if b.missed == 1 || progress {
+		b.acked, b.known, b.sent = acked, known, 0
+	}
+	if progress {
+		b.missed = 0
+	}
+	return b.missed >= h.MaxMissed
+}
+
+// Probed answers the effect Probe: how many bytes of leg the peer's TCP has acknowledged
+// since the leg began; known is false if the system can't tell.
+func (s *Session) Probed(now Time, leg Leg, acked uint64, known bool, fx *Effects) {
+	switch {
+	case leg == Upstream && !s.up.ended:
+		if s.up.beat.dead(&s.cfg.Upstream, acked, known) {
+			s.up.gone = true
+			fx.do(Abort, Upstream)
+			s.upstreamBroke(now, fx)
+			s.finish(now, fx)
+		}
+	case leg == s.client.id && leg != 0:
+		if s.client.beat.dead(&s.cfg.Client, acked, known) {
+			fx.do(Abort, leg)
+			s.drop(now, Unheard, fx)
+			s.finish(now, fx)
+		}
+	}
+}
+
+// Next is when Advance must be called; never (0) if nothing waits for the time.
+func (s *Session) Next() Time {
+	t := s.up.closeAt
+	soonest := func(at Time) {
+		if at != 0 && (t == 0 || at < t) {
+			t = at
+		}
+	}
+	soonest(s.graceAt)
+	soonest(s.awayAt)
+	if !s.up.ended && !s.up.closing {
+		soonest(s.up.beat.at)
+	}
+	if c := &s.client; c.id != 0 {
+		soonest(c.closeAt)
+		soonest(c.receiptAt)
+		soonest(c.ackAt)
+		if !c.closing {
+			soonest(c.beat.at)
+		}
+	}
+	return t
+}
+
+// Advance does what has become due.
+func (s *Session) Advance(now Time, fx *Effects) {
+	due := func(at Time) bool { return at != 0 && at <= now }
+	if due(s.awayAt) {
+		s.awayAt, s.awayTold = 0, true
+		fx.emit(Away)
+	}
+	if due(s.graceAt) {
+		s.leave(now, GraceOver, fx)
+		s.sayGoodbye(now, frame.CodeGoingAway, "session left: its client did not come back in time", fx)
+	}
+	if due(s.up.closeAt) {
+		s.closeUpstream(fx)
+	}
+	if u := &s.up; !u.ended && !u.closing && due(u.beat.at) {
+		if u.beat.tick(&s.cfg.Upstream, now, u.beat.heard) {
+			s.Stats.Missed++
+			fx.do(Probe, Upstream)
+		}
+		u.pingDue = true
+		u.beat.awaiting = u.blocked || s.upAtFrame()
+	}
+	if c := &s.client; c.id != 0 {
+		s.advanceClient(now, fx)
+		if due(c.ackAt) {
+			c.ackAt, c.ackDue = 0, true
+		}
+	}
+	s.finish(now, fx)
+}
+
+func (s *Session) advanceClient(now Time, fx *Effects) {
+	c := &s.client
+	if c.closeAt != 0 && c.closeAt <= now {
+		// No Close, or no receipt, in time: it may come back for what it did not get.
+		fx.do(Close, c.id)
+		s.drop(now, Broken, fx)
+		return
+	}
+	if c.closing || c.beat.at == 0 || c.beat.at > now {
+		return
+	}
+	// While the window is full, other signs of life don't count: a client that talks but never
+	// answers pings would hold its upstream up forever.
+	alive := c.beat.heard && (!s.up.stalled || s.mode == Relay || c.moved)
+	c.moved = false
+	if c.beat.tick(&s.cfg.Client, now, alive) {
+		s.Stats.Missed++
+		fx.do(Probe, c.id)
+	}
+	c.pingDue = true
+	c.beat.awaiting = c.blocked || s.win.atFrame()
+	if len(s.cfg.BeatMessage) > 0 && s.mode != Counted && !c.blocked && s.win.atMessage() {
+		fx.sendNew(c.id, func(dst []byte) []byte { return frame.Append(dst, frame.Text, s.cfg.BeatMessage, nil) })
+	}
+}
