@@ -65,7 +65,7 @@ func parseSocket(path string) (string, error) {
 
 // validPort accepts decimal ports only: names like "http" depend on the machine.
 func validPort(s string) bool {
-	if len(s) == 0 || len(s) > 5 {
+	if len(s) == 0 || len(s) > 5 || len(s) > 1 && s[0] == '0' {
 		return false
 	}
 	for i := range len(s) {
@@ -133,7 +133,7 @@ func ParseURL(s string) (URL, error) {
 	case u.Fragment != "" || strings.Contains(s, "#"):
 		return URL{}, errors.New("must not hold a fragment (#…), which is never sent: " + errURL.Error())
 	case !validHost(u.Hostname(), false) || strings.HasSuffix(u.Host, ":"),
-		u.Port() != "" && (!validPort(u.Port()) || strings.Trim(u.Port(), "0") == ""):
+		u.Port() != "" && (!validPort(u.Port()) || u.Port() == "0"):
 		return URL{}, errURL
 	}
 	return URL{
@@ -188,21 +188,23 @@ func (u URL) String() string {
 	if u.Scheme == "unix" {
 		return "unix:" + u.Socket
 	}
-	s := u.Scheme + "://" + u.Host + u.Path
-	if u.RawQuery != "" {
-		s += "?" + u.RawQuery
-	}
-	return s
+	h := u.HTTP()
+	h.Scheme = u.Scheme
+	return h.String()
 }
 
 // Origin is a web origin as browsers send it in the Origin header (RFC 6454
-// section 6.2): scheme://host[:port] in lower case, without a default port.
+// section 6.2): scheme://host[:port] in lower case, without a default port, or
+// null, which sandboxed pages and local files have.
 type Origin string
 
-var errOrigin = errors.New("want an origin as browsers send it, scheme://host[:port] without a path, such as https://app.example.com")
+var errOrigin = errors.New("want an origin as browsers send it, scheme://host[:port] without a path, such as https://app.example.com, or \"null\"")
 
 // ParseOrigin reads an origin and brings it into the form that browsers send.
 func ParseOrigin(s string) (Origin, error) {
+	if s == "null" {
+		return "null", nil
+	}
 	u, err := url.Parse(strings.ToLower(s))
 	if err != nil || u.Opaque != "" || u.User != nil || u.Path != "" || u.RawQuery != "" || strings.ContainsAny(s, "?#") ||
 		u.Scheme == "" || !validHost(u.Hostname(), false) || strings.HasSuffix(u.Host, ":") || u.Port() != "" && !validPort(u.Port()) {
