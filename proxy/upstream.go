@@ -1,0 +1,262 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha1"
+	"crypto/tls"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tideover/tideover/config"
+)
+
+const (
+	// maxAnswerHeaderBytes bounds the header of the upstream's answer to a handshake.
+	maxAnswerHeaderBytes = 64 << 10
+	// answerBufferBytes is read ahead while a header is parsed, and so also bounds
+	// upstreamConn.Early.
+	answerBufferBytes = 4 << 10
+	// maxInterimAnswers is how many 1xx answers may come before the real one.
+	maxInterimAnswers = 5
+)
+
+// A dialer opens upstream legs. It is safe for concurrent use.
+type dialer struct {
+	url     config.URL
+	timeout time.Duration // for connecting, TLS and the handshake together
+	tls     *tls.Config   // nil for plain text
+	outages *outageLog
+	netDial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+func newDialer(upstream config.Upstream, outages *outageLog) *dialer {
+	d := &dialer{
+		url:     upstream.URL,
+		timeout: upstream.ConnectTimeout,
+		outages: outages,
+		// Heartbeats watch the leg once it is open; TCP keep-alives would only wake
+		// machines up for the same answer.
+		netDial: (&net.Dialer{KeepAlive: -1}).DialContext,
+	}
+	if d.url.TLS() {
+		d.tls = upstreamTLS(d.url)
+	}
+	return d
+}
+
+// upstreamTLS trusts the system's roots. No protocol but HTTP/1.1 is offered: the
+// handshake of RFC 6455 is one of HTTP/1.1.
+func upstreamTLS(u config.URL) *tls.Config {
+	return &tls.Config{ServerName: u.ServerName(), NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}
+}
+
+// An upstreamConn is an open WebSocket to the upstream.
+type upstreamConn struct {
+	// Conn has no deadline set and no buffer of the dialer's.
+	Conn net.Conn
+	// Early is what came behind the upstream's 101 in the same read; it goes before all
+	// that is read from Conn.
+	Early []byte
+	// Header is what the upstream's 101 says beside the handshake itself (cookies, for
+	// example), for the client's 101.
+	Header http.Header
+	// Protocol is the subprotocol the upstream chose, one of those offered, or "".
+	Protocol string
+}
+
+// dial opens a WebSocket to the upstream on behalf of r, a client's handshake from
+// clientAddr, offering it protocols as subprotocols.
+//
+// The upstream gets r's target behind its own URL's path, r's Host, and r's headers save
+// those between client and proxy: hop-by-hop headers, the handshake's own, extensions (none is
+// negotiated), and X-Forwarded-* and Forwarded, which an untrusted client may have made up
+// and which say now whom the proxy itself saw. ctx is the client's: once it is done,
+// dialling ends.
+//
+// The error is a *refusal, whose Body must be closed, where the upstream answered anything
+// but 101; otherwise statusOf tells what the client should get. The outage log knows
+// already.
+func (d *dialer) dial(ctx context.Context, r *http.Request, clientAddr net.Addr, protocols []string) (*upstreamConn, error) {
+	up, refused, err := d.open(ctx, r, clientAddr, protocols)
+	d.outages.note(err)
+	if refused != nil {
+		return nil, refused
+	}
+	return up, err
+}
+
+func (d *dialer) open(ctx context.Context, r *http.Request, clientAddr net.Addr, protocols []string) (_ *upstreamConn, _ *refusal, err error) {
+	limited, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+	conn, err := d.connect(limited)
+	if err != nil {
+		return nil, nil, classify(ctx, "connect to upstream "+upstreamName(d.url), err)
+	}
+	defer func() {
+		if err != nil {
+			conn.Close()
+			err = classify(ctx, "WebSocket handshake with upstream "+upstreamName(d.url), err)
+		}
+	}()
+	// A deadline in the past interrupts reads and writes in progress.
+	stop := context.AfterFunc(limited, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	key := newKey()
+	if _, err := conn.Write(d.request(r, clientAddr.String(), protocols, key)); err != nil {
+		return nil, nil, err
+	}
+	answer, err := readAnswer(conn, key, protocols)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !stop() { // the deadline is being set, perhaps after the last read
+		return nil, nil, limited.Err()
+	}
+	if answer.refused != nil {
+		answer.refused.Body = newRefusalBody(ctx, answer.refused.Body, conn, d.timeout)
+		answer.refused.timeout = d.timeout
+		return nil, answer.refused, nil
+	}
+	return &upstreamConn{Conn: conn, Early: answer.early, Header: answer.header, Protocol: answer.protocol}, nil, nil
+}
+
+func (d *dialer) connect(ctx context.Context) (net.Conn, error) {
+	network, address := d.url.Dial()
+	conn, err := d.netDial(ctx, network, address)
+	if err != nil || d.tls == nil {
+		return conn, err
+	}
+	secure := tls.Client(conn, d.tls)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("TLS handshake for %s: %w", d.tls.ServerName, err)
+	}
+	return secure, nil
+}
+
+// request is the client's handshake as the upstream gets it (RFC 6455 section 4.1).
+func (d *dialer) request(r *http.Request, remoteAddr string, protocols []string, key string) []byte {
+	h := r.Header.Clone()
+	if h == nil {
+		h = http.Header{}
+	}
+	removeHopByHop(h)
+	h.Del("Content-Length") // checkUpgrade refuses a body
+	for _, name := range handshakeHeaders {
+		h.Del(name)
+	}
+	setForwarded(h, r, remoteAddr)
+	// net/http would write "Sec-Websocket-…". Case means nothing, but servers that know
+	// only the spelling of the RFC exist.
+	h["Upgrade"] = []string{"websocket"}
+	h["Connection"] = []string{"Upgrade"}
+	h["Sec-WebSocket-Version"] = []string{"13"}
+	h["Sec-WebSocket-Key"] = []string{key}
+	if len(protocols) > 0 {
+		h["Sec-WebSocket-Protocol"] = []string{strings.Join(protocols, ", ")}
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: %s\r\n", upstreamTarget(d.url, r), r.Host)
+	h.Write(&b) // can't fail; it also keeps line breaks out of values
+	b.WriteString("\r\n")
+	return b.Bytes()
+}
+
+// newKey makes a Sec-WebSocket-Key: 16 random bytes (RFC 6455 section 4.1).
+func newKey() string {
+	var nonce [16]byte
+	rand.Read(nonce[:]) // never fails
+	return base64.StdEncoding.EncodeToString(nonce[:])
+}
+
+// acceptOf is the Sec-WebSocket-Accept that answers key (RFC 6455 section 4.2.2).
+func acceptOf(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// An answer is what an upstream said to a handshake: refused, or all the rest.
+type answer struct {
+	refused  *refusal // its Body still reads from the connection
+	early    []byte
+	header   http.Header
+	protocol string
+}
+
+// readAnswer reads the upstream's answer to the handshake with key and protocols, and
+// checks it as RFC 6455 section 4.1 asks of clients. What is wrong with it is an errBroken;
+// conn's own errors are wrapped too.
+func readAnswer(conn io.Reader, key string, protocols []string) (*answer, error) {
+	header := &io.LimitedReader{R: conn, N: maxAnswerHeaderBytes}
+	buffered := bufio.NewReaderSize(header, answerBufferBytes)
+	var resp *http.Response
+	for interim := 0; ; interim++ {
+		var err error
+		resp, err = http.ReadResponse(buffered, nil)
+		switch {
+		case err != nil && header.N <= 0:
+			return nil, fmt.Errorf("%w: its header is larger than %d bytes", errBroken, maxAnswerHeaderBytes)
+		case err != nil:
+			return nil, fmt.Errorf("%w: %w", errBroken, err)
+		case resp.StatusCode < 100:
+			return nil, fmt.Errorf("%w: status %q", errBroken, resp.Status)
+		}
+		if resp.StatusCode == http.StatusSwitchingProtocols || resp.StatusCode >= 200 {
+			break
+		}
+		if interim == maxInterimAnswers {
+			return nil, fmt.Errorf("%w: more than %d interim answers (1xx)", errBroken, maxInterimAnswers)
+		}
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		header.N = math.MaxInt64 // the body is streamed, so it needs no limit
+		return &answer{refused: newRefusal(resp)}, nil
+	}
+	protocol, err := checkSwitch(resp, key, protocols)
+	if err != nil {
+		return nil, err
+	}
+	early := make([]byte, buffered.Buffered())
+	io.ReadFull(buffered, early) // can't fail: all of it is buffered
+	h := resp.Header
+	removeHopByHop(h)
+	h.Del("Content-Length") // a 101 has no body, whatever it says (RFC 9110 section 8.6)
+	for _, name := range handshakeHeaders {
+		h.Del(name)
+	}
+	return &answer{early: early, header: h, protocol: protocol}, nil
+}
+
+// checkSwitch checks a 101 and returns the subprotocol it selects.
+func checkSwitch(resp *http.Response, key string, protocols []string) (protocol string, err error) {
+	h := resp.Header
+	accept, chosen := h.Values("Sec-WebSocket-Accept"), h.Values("Sec-WebSocket-Protocol")
+	switch {
+	case !resp.ProtoAtLeast(1, 1):
+		return "", fmt.Errorf("%w: 101 in %s, which cannot switch protocols (RFC 9110 section 7.8)", errBroken, resp.Proto)
+	case !hasToken(h["Upgrade"], "websocket"):
+		return "", fmt.Errorf("%w: 101 with Upgrade %q, not websocket (RFC 6455 section 4.1)", errBroken, h["Upgrade"])
+	case !hasToken(h["Connection"], "upgrade"):
+		return "", fmt.Errorf("%w: 101 with Connection %q, not upgrade (RFC 6455 section 4.1)", errBroken, h["Connection"])
+	case len(accept) != 1 || accept[0] != acceptOf(key):
+		return "", fmt.Errorf("%w: 101 with the wrong Sec-WebSocket-Accept %q (RFC 6455 section 4.1)", errBroken, accept)
+	case strings.Join(h.Values("Sec-WebSocket-Extensions"), "") != "":
+		return "", fmt.Errorf("%w: 101 with extensions %q, though none was offered (RFC 6455 section 4.1)",
+			errBroken, h.Values("Sec-WebSocket-Extensions"))
+	case len(chosen) == 0:
+		return "", nil
+	case len(chosen) > 1 || !slices.Contains(protocols, chosen[0]):
+		return "", fmt.Errorf("%w: 101 with subprotocol %q, where %q were offered (RFC 6455 section 4.1)", errBroken, chosen, protocols)
+	}
+	return chosen[0], nil
+}
