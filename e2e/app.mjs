@@ -16,11 +16,13 @@ export function chat({open, retry, emit}) {
       for (const text of kept.values()) mine.send(text);
     };
     mine.onmessage = ({data}) => {
-      emit({ev: 'message', data});
-      try {
-        kept.delete(JSON.parse(data).id);
-      } catch {
-        // not ours
+      for (const line of data.split('\n')) { // some backends put several messages into one
+        emit({ev: 'message', data: line});
+        try {
+          kept.delete(JSON.parse(line).id);
+        } catch {
+          // not ours
+        }
       }
     };
     mine.onerror = () => {};

@@ -1,23 +1,19 @@
 // A chat backend on npm's ws: rooms, broadcast to everybody in the room, nothing else. It knows of no proxy.
 // The query of the URL says who comes: /?room=R&username=U. A client on the path /echo gets its own
-// messages back instead. Plain HTTP requests get the files of this folder that the browser tests need.
+// messages back instead. Plain HTTP requests get an empty page.
 //
 // Standard output is a log of JSON lines, the tests' ground truth: what came from, and what went to, which
 // connection. Standard input takes {"cmd":"say","room":R,"text":T} and {"cmd":"close","conn":N,"code":C}.
 import http from 'node:http';
-import {readFileSync} from 'node:fs';
 import {createInterface} from 'node:readline';
 import {WebSocketServer} from 'ws';
 
 const log = (event) => process.stdout.write(JSON.stringify(event) + '\n');
-const files = {'/page.html': 'text/html', '/app.mjs': 'text/javascript'};
 const rooms = new Map();
 const conns = new Map();
 
 const server = http.createServer((request, response) => {
-  const path = new URL(request.url, 'http://backend').pathname;
-  if (!(path in files)) return response.writeHead(404).end();
-  response.writeHead(200, {'Content-Type': files[path]}).end(readFileSync(new URL('.' + path, import.meta.url)));
+  response.writeHead(200, {'Content-Type': 'text/html'}).end('<!DOCTYPE html><title>A backend</title>');
 });
 
 const give = (socket, text) => {

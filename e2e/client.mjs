@@ -1,9 +1,11 @@
 // Runs a client for the tests: node client.mjs KIND URL [PAGE BROWSER [COOKIE]]
 //   ws        the chat application on npm's ws
 //   rws       the same on npm's reconnecting-websocket
-//   chromium  the same in the page at PAGE, in a tab of the browser that browser.mjs runs at BROWSER
-//   page      any page at PAGE, driven by {"cmd":"eval","text":SCRIPT}; COOKIE (name=value) identifies it
+//   chromium  the same put into the page at PAGE, in a tab of the browser that browser.mjs runs at BROWSER
+//   page      the page at PAGE as it is, driven by {"cmd":"eval","text":SCRIPT} and {"cmd":"reload"};
+//             COOKIE (name=value) is set before
 // Standard output says what happens as JSON lines; standard input takes commands, see app.mjs.
+import {readFileSync} from 'node:fs';
 import {createInterface} from 'node:readline';
 
 const [kind, url, page, browser, cookie] = process.argv.slice(2);
@@ -24,7 +26,10 @@ const start = {
   async chromium() {
     const tab = await open();
     await tab.exposeBinding('emit', (_, event) => emit(event));
-    await tab.goto(page + '#' + encodeURIComponent(url));
+    await tab.goto(page);
+    const app = readFileSync(new URL('./app.mjs', import.meta.url), 'utf8');
+    const begin = `window.handle = chat({open: () => new WebSocket(${JSON.stringify(url)}), retry: 100, emit});`;
+    await tab.addScriptTag({type: 'module', content: app + begin});
     return (command) => tab.evaluate((command) => window.handle(command), command);
   },
   async page() {

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -115,11 +114,6 @@ func (p *proxy) ready() bool {
 		}
 	}
 	return false
-}
-
-// url is where a user connects: through at, a network before the proxy or the proxy itself.
-func chatURL(at, room, user string) string {
-	return fmt.Sprintf("ws://%s/?room=%s&username=%s&client_id=%s", at, room, user, user)
 }
 
 // expect allows the proxy to log warnings and errors that contain part.

@@ -14,10 +14,11 @@ import (
 // peer, who is always there and tells what others see of it.
 type scene struct {
 	t       *testing.T
-	kind    string // of the subject, see client.mjs
-	backend *process
+	kind    string   // of the subject, see client.mjs
+	backend *process // backend.mjs, which tells what it sent and got; nil for one that tells nothing
 	proxy   *proxy
 	server  string // what users connect to: the proxy's address
+	path    string // where the chat is there
 	network *proxytest.Network
 	peer    *process
 	lives   []*process // the subject's, one after the other
@@ -32,7 +33,7 @@ const (
 func newScene(t *testing.T, kind string, extra settings) *scene {
 	t.Helper()
 	needNode(t)
-	s := &scene{t: t, kind: kind}
+	s := &scene{t: t, kind: kind, path: "/"}
 	var ready event
 	s.backend, ready = node(t, "backend.mjs")
 	s.proxy = startProxy(t, ready.Addr, extra)
@@ -45,18 +46,33 @@ func (s *scene) enter(server string) {
 	s.t.Helper()
 	s.server = server
 	s.network = proxytest.NewNetwork(s.t, server)
-	s.peer, _ = node(s.t, "client.mjs", "ws", chatURL(server, "room", peer))
-	s.peer.waitCount(s.t, "the peer's connection", 1, opened)
+	s.peer, _ = node(s.t, "client.mjs", "ws", s.url(server, peer))
+	s.join(s.peer, peer)
 	s.live()
-	s.backend.waitCount(s.t, "user in the room", 2, opened)
+	s.join(s.subject(), subject)
 }
+
+// url is where a user connects.
+func (s *scene) url(addr, user string) string {
+	return fmt.Sprintf("ws://%s%s?room=room&username=%s&client_id=%s", addr, s.path, user, user)
+}
+
+// join has a user greet the room, and waits until the greeting comes back.
+func (s *scene) join(p *process, user string) {
+	s.t.Helper()
+	p.waitCount(s.t, "connection", 1, opened)
+	p.command(s.t, "send", map[string]any{"text": greeting(user)})
+	p.waitCount(s.t, "greeting", 1, func(e event) bool { return e.Data == greeting(user) })
+}
+
+func greeting(user string) string { return user + " joins" }
 
 // live starts the subject: a new process or page that knows nothing of an earlier one.
 func (s *scene) live() {
 	s.t.Helper()
-	args := []string{"client.mjs", s.kind, chatURL(s.network.Addr(), "room", subject)}
+	args := []string{"client.mjs", s.kind, s.url(s.network.Addr(), subject)}
 	if s.kind == "chromium" {
-		args = append(args, "http://"+s.server+"/page.html", needChromium(s.t))
+		args = append(args, "http://"+s.network.Addr()+"/empty", needChromium(s.t))
 	}
 	p, _ := node(s.t, args...)
 	s.lives = append(s.lives, p)
@@ -74,17 +90,21 @@ func (s *scene) talk(p *process, user string, from, to int) {
 
 // said is what the backend sent to a user, over the upstream connection that the user has had from the start.
 func (s *scene) said(user string) []string {
-	log := s.backend.log()
+	if s.backend == nil { // the peer was there all the time, and hears all that the room does
+		all := slices.Concat(byConnection(s.peer.log())...)
+		return all[slices.Index(all, greeting(user)):]
+	}
 	conn := s.conn(user)
-	return data(filter(log, func(e event) bool { return e.Ev == "sent" && e.Conn == conn }))
+	return data(filter(s.backend.log(), func(e event) bool { return e.Ev == "sent" && e.Conn == conn }))
 }
 
-// got is what the backend received from a user, without what the proxy said of it.
+// got is which of a user's messages the backend received over that connection.
 func (s *scene) got(user string) []string {
+	if s.backend == nil {
+		return data(filter(s.peer.log(), from(user, "message")))
+	}
 	conn := s.conn(user)
-	return data(filter(s.backend.log(), func(e event) bool {
-		return e.Ev == "got" && e.Conn == conn && parse(e.Data).Type == ""
-	}))
+	return data(filter(s.backend.log(), func(e event) bool { return e.Conn == conn && from(user, "got")(e) }))
 }
 
 // conn is the backend's number for the user's first connection.
