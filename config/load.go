@@ -105,7 +105,12 @@ func (d *decoder) document(data []byte) {
 	}
 }
 
-var yamlError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+var (
+	yamlError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+	// yamlFromZero matches the messages of the library's parser; those of its
+	// scanner count lines from 1.
+	yamlFromZero = regexp.MustCompile(`^did not find expected (',' or |'-' |<|key$|node )`)
+)
 
 // syntax records an error of the YAML library. The library counts lines from 0 in
 // some of its messages and leaves line 1 and unknown anchors without any.
@@ -116,7 +121,7 @@ func (d *decoder) syntax(data []byte, err error) {
 		if n, err := strconv.Atoi(m[1]); err == nil {
 			line = n
 		}
-		if m[1] != "" && strings.HasPrefix(msg, "did not find expected") {
+		if m[1] != "" && yamlFromZero.MatchString(msg) {
 			line++
 		}
 	}
@@ -125,7 +130,8 @@ func (d *decoder) syntax(data []byte, err error) {
 		name, _, _ = strings.Cut(name, "'")
 		line = 1 + slices.IndexFunc(lines, func(l []byte) bool { return bytes.Contains(l, []byte("*"+name)) })
 	}
-	if line <= len(lines) && bytes.Contains(lines[line-1], []byte("${")) {
+	line = max(1, min(line, len(lines))) // a lone CR also breaks a line for the library
+	if bytes.Contains(lines[line-1], []byte("${")) {
 		msg += `; inside [] and {} a ${NAME} needs quotes`
 	}
 	d.fail(line, "", "is not YAML: %s", msg)
