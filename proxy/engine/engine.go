@@ -12,12 +12,20 @@ import (
 	"time"
 )
 
-// An Engine takes connections over. Close ends every leg at once, as Leg.Close(false)
-// would, and returns when the last Handler call has.
+// An Engine takes connections over. Its methods may be called from any goroutine.
 type Engine interface {
-	// Add takes conn over, whose first unread bytes are early (copied). The leg begins
-	// paused: nothing is called before its first Resume, so that the owner can record it.
+	// Add takes conn over, whose first unread bytes are early (copied). From here on only
+	// the engine uses and closes conn; deadlines set on it before are gone. The leg begins
+	// paused, and no Handler call begins before its first Resume or Close, so that the owner
+	// can record it; Write may be used at once. (Engine.Close closes such a leg too: an
+	// owner that may be overtaken by it holds its lock while it adds and records.)
+	// On a closed engine Add returns a leg that is lost already, with ErrAborted, which the
+	// Handler hears after the leg's first Resume or Close like any other loss.
 	Add(conn net.Conn, early []byte, h Handler) Leg
+
+	// Close ends every leg at once, as Leg.Close(false) would, and returns when the last
+	// Handler call has and nothing of the legs is left: no goroutine, no descriptor. It must
+	// not be called from a Handler or with a lock held that one takes.
 	Close()
 }
 
@@ -26,9 +34,12 @@ type Options struct {
 	// ReadBuffer is the most that one read brings, in bytes; default 64 KiB.
 	ReadBuffer int
 	// UserTimeout is how long sent data may stay without acknowledgement before the leg
-	// counts as lost (TCP_USER_TIMEOUT, RFC 5482, on Linux); default 0, off.
+	// counts as lost; default 0, off. On Linux the system sees to it (TCP_USER_TIMEOUT,
+	// RFC 5482; the loss is ETIMEDOUT), and it counts a peer that acknowledges but
+	// takes nothing for so long as well. Elsewhere the engine ends a leg whose backlog made
+	// no progress for so long, with ErrWriteTimeout.
 	UserTimeout time.Duration
-	// Linger bounds how long a graceful Close may take; default 5 s.
+	// Linger bounds how long a graceful Close may take, from the call on; default 5 s.
 	Linger time.Duration
 }
 
@@ -41,29 +52,36 @@ var ErrWriteTimeout = errors.New("peer accepted no data in time")
 
 // A Leg is one socket in an engine's care. Its methods may be called from any
 // goroutine, also while a Handler call for the same leg is running, also with the
-// owner's lock held: they never block and never call the Handler back themselves.
+// owner's lock held: they never block and never call the Handler back themselves. On a
+// leg that has ended they do nothing.
 type Leg interface {
 	// Write sends bufs in order, as one system call where that is possible. What the
 	// socket does not take at once is copied and sent later; the buffers belong to the
-	// caller again when Write returns. The result is the backlog: how many bytes this
-	// leg still holds. While it is above zero the owner should stop producing; once it
-	// is back at zero the Handler hears Writable, exactly once for each such episode.
+	// caller again when Write returns. One Write's bytes stay together, whoever else
+	// writes meanwhile. The result is the backlog: how many bytes this leg still holds.
+	// While it is above zero the owner should stop producing. A result above zero opens
+	// an episode, which ends with one call of Writable at a moment when all is written;
+	// what Write adds before that moment belongs to the same episode. Legs whose conn can't
+	// be written without blocking (TLS, in-memory) report a backlog for every Write.
 	// On a leg that is closed or lost, Write drops the bytes and returns 0: the loss
-	// is, or will be, reported by Handler.Lost.
+	// is, or will be, reported by Handler.Lost, and no Writable comes any more.
 	Write(bufs [][]byte) (backlog int)
 
-	// Pause stops reading. Data already being handed over may still be consumed or not,
+	// Pause stops reading; the peer's bytes then wait in the system's buffers, save at most
+	// one read's worth. Data already on its way to the Handler may still be consumed or not,
 	// as Handler.Data says. Resume goes on, with the bytes left over first. Both are
-	// idempotent.
+	// idempotent, and neither concerns Writable.
 	Pause()
 	Resume()
 
-	// Close ends the leg. Graceful: the backlog is written out, then the sending side
-	// is shut down, and what the peer still sends is read and thrown away until it closes
-	// too, so that no reset overtakes the last bytes; all of that within Options.Linger.
-	// Not graceful: at once, with a TCP reset. No Data or Writable call begins after Close
-	// returned, save one that was already on its way to the Handler: owners tell
-	// stale calls by the identity of the leg.
+	// Close ends the leg, paused or not. Graceful: the backlog is written out, then the
+	// sending side is shut down, and what the peer still sends is read and thrown away until
+	// it closes too, so that no reset overtakes the last bytes; all of that within
+	// Options.Linger, and only then Lost is called. (A conn that can't be shut down on one side
+	// is closed after the backlog.) Not graceful: at once, with a TCP reset where it is TCP;
+	// the backlog is dropped. It also cuts a graceful Close short. No Data or Writable call
+	// begins after Close returned, save one that was already on its way to the Handler:
+	// owners tell stale calls by the identity of the leg.
 	Close(graceful bool)
 
 	// Stat tells what the socket and the system know of this leg.
@@ -72,12 +90,14 @@ type Leg interface {
 
 // Stat is a snapshot of one leg, for liveness decisions and accounting.
 type Stat struct {
-	// Acked counts bytes of this leg that the peer's TCP has acknowledged (tcpi_bytes_acked);
-	// AckedKnown is false where the system can't tell (unix sockets, other systems).
+	// Acked counts bytes that the peer's TCP has acknowledged (tcpi_bytes_acked) since the
+	// connection began, what was sent before Add and the ciphertext of TLS included: what
+	// tells is its growth. AckedKnown is false where the system can't tell (unix sockets,
+	// other systems) and once the leg is lost and its socket closed.
 	Acked      uint64
 	AckedKnown bool
-	// Held is the memory, in bytes, that the engine keeps for this leg: backlog and
-	// bytes read but not yet consumed.
+	// Held is the memory, in bytes, that the engine keeps for this leg: the buffers that
+	// its backlog and the bytes read but not yet consumed lie in, unused room included.
 	Held int
 }
 
@@ -86,17 +106,21 @@ type Handler interface {
 	// Data hands over b, what one read brought, and returns how many bytes it consumed.
 	// b belongs to the engine again when Data returns (the Handler may change its
 	// contents in place meanwhile). Fewer than len(b) may be consumed only if Pause was called
-	// on this leg before returning: the engine keeps the rest and hands it over again,
-	// ahead of anything newer, after Resume.
+	// on this leg, by whomever, since Data was called: the engine keeps the rest and hands it
+	// over again, ahead of anything newer, after Resume. (If Resume was called meanwhile too,
+	// that is at once.) Anything else is a mistake of the Handler, which costs it the leg.
 	Data(leg Leg, b []byte) (consumed int)
 
-	// Writable tells that a backlog reported by Write is down to zero.
+	// Writable tells that a backlog reported by Write is down to zero. By the time it runs
+	// another Write may have opened the next episode, which gets a call of its own.
 	Writable(leg Leg)
 
 	// Lost is the last call for a leg, made exactly once however it ended: io.EOF when the
 	// peer finished sending (FIN), ErrAborted after Close, otherwise what the system reported.
 	// Everything received before the loss has been handed over first, also where the leg was
-	// paused when it happened: such a loss is told after Resume. Only a failing write
-	// and Close tell it earlier. The socket is closed by the engine when Lost returns.
+	// paused when it happened: such a loss is told after Resume. Close tells it earlier, and so
+	// does a failing write while the leg is paused; on a leg that is not, what has arrived
+	// is still handed over first (a peer's Close frame often is what a failing write
+	// follows). A backlog is dropped. The socket is closed by the engine when Lost returns.
 	Lost(leg Leg, err error)
 }
