@@ -197,7 +197,8 @@ type answer struct {
 // checks it as RFC 6455 section 4.1 asks of clients. What is wrong with it is an errBroken;
 // conn's own errors are wrapped too.
 func readAnswer(conn io.Reader, key string, protocols []string) (*answer, error) {
-	header := &io.LimitedReader{R: conn, N: maxAnswerHeaderBytes}
+	watched := &watchedReader{Reader: conn}
+	header := &io.LimitedReader{R: watched, N: maxAnswerHeaderBytes}
 	buffered := bufio.NewReaderSize(header, answerBufferBytes)
 	var resp *http.Response
 	for interim := 0; ; interim++ {
@@ -206,6 +207,8 @@ func readAnswer(conn io.Reader, key string, protocols []string) (*answer, error)
 		switch {
 		case err != nil && header.N <= 0:
 			return nil, fmt.Errorf("%w: its header is larger than %d bytes", errBroken, maxAnswerHeaderBytes)
+		case err != nil && watched.err != nil:
+			return nil, fmt.Errorf("%w: %w", errBroken, watched.err)
 		case err != nil:
 			return nil, fmt.Errorf("%w: %w", errBroken, err)
 		case resp.StatusCode < 100:
@@ -235,6 +238,21 @@ func readAnswer(conn io.Reader, key string, protocols []string) (*answer, error)
 		h.Del(name)
 	}
 	return &answer{early: early, header: h, protocol: protocol}, nil
+}
+
+// A watchedReader remembers why reading failed. To a parser half a line before a failure
+// is a malformed line, which hides that the upstream was only slow.
+type watchedReader struct {
+	io.Reader
+	err error // never io.EOF
+}
+
+func (r *watchedReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		r.err = err
+	}
+	return n, err
 }
 
 // checkSwitch checks a 101 and returns the subprotocol it selects.

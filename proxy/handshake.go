@@ -1,0 +1,344 @@
+package proxy
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tideover/tideover/proxy/frame"
+	"github.com/tideover/tideover/proxy/resume"
+	"github.com/tideover/tideover/proxy/session"
+)
+
+// ServeHTTP takes every request of the public listener: WebSocket handshakes, and plain
+// requests for the upstream's HTTP origin.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	set := p.settings.Load()
+	switch {
+	case isUpgrade(r):
+		p.handshake(set, w, r)
+	case r.URL.Path == clientPath:
+		p.serveClient(w, r)
+	case set.passthrough != nil:
+		set.passthrough.ServeHTTP(w, r)
+	default:
+		upgradeOnly(w, r)
+	}
+}
+
+// A candidate is a client in its handshake.
+type candidate struct {
+	set   *settings
+	w     http.ResponseWriter
+	r     *http.Request
+	offer resume.Offer
+	bind  [sha256.Size]byte
+	conn  net.Conn // once hijacked
+	early []byte
+}
+
+func (p *Proxy) handshake(set *settings, w http.ResponseWriter, r *http.Request) {
+	if status, msg := checkUpgrade(r); status != 0 {
+		p.counters.refused[refusedMalformed].Add(1)
+		refuseUpgrade(w, status, msg)
+		return
+	}
+	if !originAllowed(set.cfg.Limits.AllowedOrigins, r) {
+		p.refuse(w, refusedOrigin, http.StatusForbidden, "this Origin may not connect (limits.allowed_origins)")
+		return
+	}
+	if p.stopping.Load() {
+		p.refuse(w, refusedStopping, http.StatusServiceUnavailable, "the proxy is stopping: try again")
+		return
+	}
+	protocols, ok := offeredProtocols(r)
+	if !ok {
+		p.refuse(w, refusedMalformed, http.StatusBadRequest, "Sec-WebSocket-Protocol must list different tokens, 100 at most")
+		return
+	}
+	c := &candidate{set: set, w: w, r: r, offer: resume.ReadOffer(protocols), bind: bindDigest(set.cfg.Session.Bind, r)}
+	switch {
+	case c.offer.Resume:
+		p.resumeByToken(c)
+	case c.offer.V1:
+		p.open(c, nil, session.Counted)
+	default:
+		p.openByKey(c)
+	}
+}
+
+// offeredProtocols lists the subprotocols that r offers (RFC 6455, section 11.3.4).
+func offeredProtocols(r *http.Request) (list []string, ok bool) {
+	for _, line := range r.Header["Sec-Websocket-Protocol"] {
+		for name := range strings.SplitSeq(line, ",") {
+			name = strings.Trim(name, " \t")
+			if name == "" || strings.ContainsFunc(name, notTokenChar) || slices.Contains(list, name) || len(list) == 100 {
+				return nil, false
+			}
+			list = append(list, name)
+		}
+	}
+	return list, true
+}
+
+// notTokenChar is RFC 9110, section 5.6.2.
+func notTokenChar(c rune) bool {
+	return c <= ' ' || c >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)
+}
+
+// openByKey serves a client that knows nothing of the proxy: its session is found by
+// session.key.
+func (p *Proxy) openByKey(c *candidate) {
+	key, missing, err := sessionKey(c.set.cfg.Session.Key, c.r)
+	if err != nil {
+		p.refuse(c.w, refusedMalformed, http.StatusBadRequest, err.Error())
+		return
+	}
+	if missing != "" {
+		p.noteUnkeyed(missing)
+		p.open(c, nil, session.Relay)
+		return
+	}
+	ctx, cancel := context.WithTimeout(c.r.Context(), c.set.cfg.Limits.HandshakeTimeout)
+	defer cancel()
+	for {
+		found, mine, err := p.sessions.claim(ctx, key)
+		switch {
+		case err != nil:
+			p.refuse(c.w, refusedUpstream, http.StatusGatewayTimeout, "another handshake for the same session takes too long")
+			return
+		case mine != nil:
+			p.open(c, mine, session.Keyed)
+			return
+		case p.resumeByKey(c, found):
+			return
+		}
+		// It left in this very moment; its key is free, or will be in the next.
+		p.sessions.forget(found)
+	}
+}
+
+// resumeByKey attaches c to the session of its key; false means that the session has left.
+func (p *Proxy) resumeByKey(c *candidate, r *relay) bool {
+	if subtle.ConstantTimeCompare(c.bind[:], r.bind[:]) != 1 {
+		p.refuse(c.w, refusedBind, http.StatusForbidden, "this session belongs to a client with other credentials (session.bind)")
+		return true
+	}
+	cl := claim{nonce: rand.Uint64()}
+	switch err := r.mayAttach(cl); {
+	case errors.Is(err, errLeft):
+		return false
+	case err != nil:
+		p.refuse(c.w, refusedConflict, http.StatusConflict, err.Error())
+		return true
+	}
+	if !p.hijack(c) {
+		return true
+	}
+	if err := r.attach(c.conn, c.early, c.answer(r.protocol, nil), cl); err != nil {
+		// Too late to answer with a status of one's own: a client that tries again will be right.
+		p.counters.refused[refusedConflict].Add(1)
+		p.farewell(c, []byte("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 0\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
+	}
+	return true
+}
+
+// resumeByToken attaches a tideover.v1 client to its session. A browser's script sees no
+// HTTP status, so that it learns from a close code what is wrong.
+func (p *Proxy) resumeByToken(c *candidate) {
+	r, cl := p.byToken(c)
+	if r == nil {
+		p.counters.refused[refusedToken].Add(1)
+		p.answerAndClose(c, resume.CodeGone, "no such session")
+		return
+	}
+	if !p.hijack(c) {
+		return
+	}
+	switch err := r.attach(c.conn, c.early, c.answer("", nil), cl); {
+	case errors.Is(err, session.ErrReceived):
+		p.counters.refused[refusedToken].Add(1)
+		p.farewell(c, frame.AppendClose(c.answer("", nil), frame.CodeProtocolError, err.Error(), nil))
+	case err != nil:
+		p.counters.refused[refusedToken].Add(1)
+		p.farewell(c, frame.AppendClose(c.answer("", nil), resume.CodeGone, "no such session", nil))
+	}
+}
+
+func (p *Proxy) byToken(c *candidate) (*relay, claim) {
+	id, presented, ok := readToken(c.offer.Token)
+	if !ok {
+		return nil, claim{}
+	}
+	r := p.sessions.get(id)
+	if r == nil || subtle.ConstantTimeCompare(c.bind[:], r.bind[:]) != 1 {
+		return nil, claim{}
+	}
+	cl := claim{presented: &presented, fresh: newSecret(), nonce: rand.Uint64(), received: c.offer.Received}
+	if r.mayAttach(cl) != nil {
+		return nil, claim{}
+	}
+	return r, cl
+}
+
+// open dials the upstream for a new session and attaches the client to it. mine is the place that
+// was reserved for its key, or nil.
+func (p *Proxy) open(c *candidate, mine *place, mode session.Mode) {
+	filled := false
+	defer func() {
+		if mine != nil && !filled {
+			p.sessions.giveUp(mine)
+		}
+	}()
+	if !p.admit(c.set) {
+		p.refuse(c.w, refusedLimit, http.StatusServiceUnavailable, "too many sessions (limits.max_sessions)")
+		return
+	}
+	admitted := true
+	defer func() {
+		if admitted {
+			p.live.Add(-1)
+		}
+	}()
+	up, err := c.set.dialer.dial(c.r.Context(), c.r, clientAddr(c.r), c.offer.App)
+	if err != nil {
+		p.refuseUpstream(c, err)
+		return
+	}
+	if !p.hijack(c) {
+		up.Conn.Close()
+		return
+	}
+	r := &relay{
+		p: p, set: c.set,
+		id:       newID(),
+		bind:     c.bind,
+		number:   p.numbers.Add(1),
+		protocol: up.Protocol,
+		who:      c.set.events.Identify(c.r),
+	}
+	if mine != nil {
+		r.key = mine.key
+	}
+	r.core = session.New(&c.set.core, mode, r.number, rand.Uint64(), p.now())
+	r.upstream = p.engine.Add(up.Conn, up.Early, r)
+	// From here on the session is its own: it ends when its core says so.
+	admitted, filled = false, true
+	p.counters.opened[mode].Add(1)
+	p.sessions.fill(mine, r)
+	cl := claim{fresh: newSecret(), nonce: rand.Uint64()}
+	if err := r.attach(c.conn, c.early, c.answer(up.Protocol, up.Header), cl); err != nil {
+		p.farewell(c, nil) // the upstream ended, or another client came first and conflicts are refused
+	}
+}
+
+// admit counts a new session against limits.max_sessions.
+func (p *Proxy) admit(set *settings) bool {
+	if p.live.Add(1) > int64(set.cfg.Limits.MaxSessions) {
+		p.live.Add(-1)
+		return false
+	}
+	return true
+}
+
+func clientAddr(r *http.Request) net.Addr {
+	return addr(r.RemoteAddr)
+}
+
+type addr string
+
+func (addr) Network() string  { return "tcp" }
+func (a addr) String() string { return string(a) }
+
+// answer is the 101 that opens the WebSocket (RFC 6455, section 4.2.2). protocol is the
+// application's, selected only if the client offered it; extra are the upstream's own
+// headers.
+func (c *candidate) answer(protocol string, extra http.Header) []byte {
+	b := make([]byte, 0, 512)
+	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
+	b = append(b, acceptOf(c.r.Header.Get("Sec-WebSocket-Key"))...)
+	b = append(b, "\r\n"...)
+	switch {
+	case c.offer.V1:
+		protocol = resume.Protocol
+	case !slices.Contains(c.offer.App, protocol):
+		protocol = ""
+	}
+	if protocol != "" {
+		b = append(b, "Sec-WebSocket-Protocol: "+protocol+"\r\n"...)
+	}
+	for name, values := range extra {
+		for _, v := range values {
+			b = append(b, name+": "+v+"\r\n"...)
+		}
+	}
+	return append(b, "\r\n"...)
+}
+
+// hijack takes the connection over from net/http. On false the client is gone.
+func (p *Proxy) hijack(c *candidate) bool {
+	conn, rw, err := http.NewResponseController(c.w).Hijack()
+	if err != nil {
+		p.log.Error("take over a client's connection", zap.Error(err))
+		http.Error(c.w, "this connection can't become a WebSocket", http.StatusInternalServerError)
+		return false
+	}
+	c.conn = conn
+	c.early, _ = rw.Reader.Peek(rw.Reader.Buffered())
+	return true
+}
+
+// answerAndClose completes the handshake only to say why the WebSocket is closed.
+func (p *Proxy) answerAndClose(c *candidate, code uint16, reason string) {
+	if p.hijack(c) {
+		p.farewell(c, frame.AppendClose(c.answer("", nil), code, reason, nil))
+	}
+}
+
+// farewell writes last bytes to a hijacked connection and closes it once the client has had
+// the time to read them.
+func (p *Proxy) farewell(c *candidate, last []byte) {
+	defer c.conn.Close()
+	_ = c.conn.SetDeadline(time.Now().Add(closeTimeout))
+	if _, err := c.conn.Write(last); err != nil {
+		return
+	}
+	if half, ok := c.conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		// A reset for unread bytes could overtake the last ones.
+		_, _ = io.Copy(io.Discard, io.LimitReader(c.conn, 1<<20))
+	}
+}
+
+// refuse answers a handshake that the proxy itself turns away.
+func (p *Proxy) refuse(w http.ResponseWriter, why refusedBecause, status int, msg string) {
+	p.counters.refused[why].Add(1)
+	w.Header().Set("Connection", "close")
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
+	http.Error(w, msg, status)
+}
+
+// refuseUpstream answers a handshake for which there is no upstream.
+func (p *Proxy) refuseUpstream(c *candidate, err error) {
+	var refused *refusal
+	if errors.As(err, &refused) {
+		p.counters.refused[refusedByUpstream].Add(1)
+		refused.relay(c.w)
+		return
+	}
+	p.counters.refused[refusedUpstream].Add(1)
+	status := statusOf(err)
+	http.Error(c.w, fmt.Sprintf("%d %s: the WebSocket backend gave no answer", status, http.StatusText(status)), status)
+}

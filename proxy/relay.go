@@ -1,0 +1,366 @@
+package proxy
+
+import (
+	"crypto/sha256"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tideover/tideover/config"
+	"github.com/tideover/tideover/proxy/engine"
+	"github.com/tideover/tideover/proxy/presence"
+	"github.com/tideover/tideover/proxy/session"
+)
+
+// A relay is the shell of one session: its lock, its legs in the engine, one timer. It turns
+// what the engine tells into inputs of the core and carries out the effects in their order.
+// It implements engine.Handler.
+type relay struct {
+	// Set once, before the first leg is added.
+	p        *Proxy
+	set      *settings
+	id       string // public, names the session in the API, the logs and tokens
+	key      string // the value of session.key; empty for sessions that are found by token only
+	bind     [sha256.Size]byte
+	number   uint64 // the scope of its ids
+	protocol string // the application's subprotocol, as the upstream chose it
+	who      presence.Identity
+
+	mu       sync.Mutex
+	core     *session.Session
+	upstream engine.Leg // nil once it is the engine's to close
+	client   clientRef
+	old      clientRef // while a new leg supersedes it
+	remote   string    // address of the latest client
+	tokens   tokenPair
+	timer    *time.Timer
+	timerAt  session.Time
+	held     int64 // what p.buffered counts for this session
+	retired  bool
+}
+
+// clientRef is a client leg by both its names.
+type clientRef struct {
+	leg engine.Leg
+	id  session.Leg
+}
+
+// A turn is what one goroutine needs to run one input. Turns are pooled.
+type turn struct {
+	fx   session.Effects
+	up   [][]byte // gathered for one write to the upstream leg
+	down [][]byte // and to the client leg
+	text []byte   // event messages
+}
+
+var turns = sync.Pool{New: func() any { return new(turn) }}
+
+// begin locks the relay for one input.
+func (r *relay) begin() (*turn, session.Time) {
+	t := turns.Get().(*turn)
+	t.fx.Pressure = r.p.underPressure()
+	now := r.p.now()
+	r.mu.Lock()
+	return t, now
+}
+
+// done carries out what an input led to, and unlocks.
+func (r *relay) done(now session.Time, t *turn) {
+	r.execute(now, t)
+	r.settle(now)
+	r.mu.Unlock()
+	turns.Put(t)
+}
+
+// Data is called by the engine with what one read of a leg brought.
+func (r *relay) Data(leg engine.Leg, b []byte) int {
+	t, now := r.begin()
+	used := 0
+	for used < len(b) {
+		var name session.Leg
+		switch leg {
+		case r.upstream:
+			used += r.core.UpstreamBytes(now, b[used:], &t.fx)
+		case r.client.leg:
+			name = r.client.id
+			used += r.core.ClientBytes(now, name, b[used:], &t.fx)
+		default: // superseded, or being closed
+			used = len(b)
+		}
+		if used == len(b) || r.core.Paused(name) {
+			break
+		}
+		r.execute(now, t)
+	}
+	r.done(now, t)
+	return used
+}
+
+// Writable is called by the engine when a leg's backlog is gone.
+func (r *relay) Writable(leg engine.Leg) {
+	t, now := r.begin()
+	switch leg {
+	case r.upstream:
+		r.core.Writable(now, session.Upstream, &t.fx)
+	case r.client.leg:
+		r.core.Writable(now, r.client.id, &t.fx)
+	}
+	r.done(now, t)
+}
+
+// Lost is called by the engine when a leg is over.
+func (r *relay) Lost(leg engine.Leg, err error) {
+	t, now := r.begin()
+	switch leg {
+	case r.upstream:
+		r.upstream = nil
+		r.core.UpstreamLost(now, &t.fx)
+	case r.client.leg:
+		id := r.client.id
+		r.client = clientRef{}
+		r.core.ClientLost(now, id, session.Broken, &t.fx)
+	}
+	r.done(now, t)
+}
+
+// tick is called by the timer.
+func (r *relay) tick() {
+	t, now := r.begin()
+	r.timerAt = 0
+	if at := r.core.Next(); at != 0 && at <= now {
+		r.core.Advance(now, &t.fx)
+	}
+	r.done(now, t)
+}
+
+// end ends the session for a reason of the proxy's own.
+func (r *relay) end(reason session.Reason, code, upCode uint16, text string) {
+	t, now := r.begin()
+	r.core.End(now, reason, code, upCode, text, &t.fx)
+	r.done(now, t)
+}
+
+// Why a client could not be attached.
+var (
+	errLeft    = errors.New("session has left")
+	errToken   = errors.New("resume token is not the session's")
+	errClaimed = errors.New("session is attached to another client, and session.on_conflict is reject")
+)
+
+// A claim is what a client brings to be attached.
+type claim struct {
+	presented *secret // the token's, for a resume by token
+	fresh     secret  // of the token that the client gets
+	nonce     uint64
+	received  uint64
+}
+
+// attach binds conn, whose first unread bytes are early, as client leg. answer is the HTTP
+// response that opens the WebSocket; it goes out first. On an error conn is still the
+// caller's and the session is as it was.
+func (r *relay) attach(conn net.Conn, early, answer []byte, c claim) error {
+	t, now := r.begin()
+	defer func() { r.done(now, t) }()
+	if err := r.admits(c); err != nil {
+		return err
+	}
+	old := r.client
+	id, err := r.core.Attach(now, session.Attachment{
+		Nonce:    c.nonce,
+		Received: c.received,
+		Session:  r.id,
+		Token:    tokenOf(r.id, c.fresh),
+		Protocol: r.protocol,
+	}, &t.fx)
+	if err != nil {
+		return err
+	}
+	r.tokens.rotate(c)
+	leg := r.p.engine.Add(conn, early, r)
+	if leg.Write([][]byte{answer}) > 0 {
+		r.core.Blocked(id)
+	}
+	r.old, r.client = old, clientRef{leg, id}
+	r.remote = conn.RemoteAddr().String()
+	return nil
+}
+
+// admits checks a claim. Callers that only want to know early ask mayAttach.
+func (r *relay) admits(c claim) error {
+	switch {
+	case r.core.State() == session.StateLeft:
+		return errLeft
+	case c.presented != nil && !r.tokens.good(c.presented):
+		return errToken
+	case r.set.cfg.Session.OnConflict == config.ConflictReject && c.presented == nil && r.core.State() == session.StateAttached:
+		return errClaimed
+	}
+	return nil
+}
+
+// mayAttach tells, before anything is answered, whether attach would refuse c. It can change its
+// mind meanwhile.
+func (r *relay) mayAttach(c claim) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.admits(c)
+}
+
+// execute carries out the effects of an input, and of what it continues into.
+func (r *relay) execute(now session.Time, t *turn) {
+	for {
+		for i := 0; i < len(t.fx.List); i++ { // effects may lead to more of them
+			r.effect(now, t, &t.fx.List[i])
+		}
+		r.flushUpstream(t)
+		r.flushClient(t)
+		r.core.Executed()
+		t.fx.Release()
+		t.text = t.text[:0]
+		if !r.core.More() {
+			return
+		}
+		r.core.Continue(now, &t.fx)
+	}
+}
+
+func (r *relay) effect(now session.Time, t *turn, e *session.Effect) {
+	switch e.Kind {
+	case session.Send:
+		switch e.Leg {
+		case session.Upstream:
+			t.up = append(t.up, e.Data)
+		case r.client.id:
+			t.down = append(t.down, e.Data)
+		case r.old.id:
+			r.old.leg.Write([][]byte{e.Data})
+		}
+	case session.Close, session.Abort:
+		r.closeLeg(t, e.Leg, e.Kind == session.Close)
+	case session.Pause:
+		if leg := r.leg(e.Leg); leg != nil {
+			leg.Pause()
+		}
+	case session.Resume:
+		if leg := r.leg(e.Leg); leg != nil {
+			leg.Resume()
+		}
+	case session.Emit:
+		r.emit(t, e.Event)
+	case session.Mark:
+		r.flushUpstream(t)
+		r.set.dedup.mark(r.number, e.ID, now)
+	case session.Probe:
+		if leg := r.leg(e.Leg); leg != nil {
+			stat := leg.Stat()
+			r.core.Probed(now, e.Leg, stat.Acked, stat.AckedKnown, &t.fx)
+		}
+	case session.Forget:
+		r.p.sessions.forget(r)
+	}
+}
+
+func (r *relay) leg(id session.Leg) engine.Leg {
+	switch id {
+	case session.Upstream:
+		return r.upstream
+	case r.client.id:
+		return r.client.leg
+	case r.old.id:
+		return r.old.leg
+	}
+	return nil
+}
+
+func (r *relay) closeLeg(t *turn, id session.Leg, graceful bool) {
+	leg := r.leg(id)
+	if leg == nil {
+		return
+	}
+	switch id {
+	case session.Upstream:
+		r.flushUpstream(t)
+		r.upstream = nil
+	case r.client.id:
+		r.flushClient(t)
+		r.client = clientRef{}
+	default:
+		r.old = clientRef{}
+	}
+	leg.Close(graceful)
+}
+
+func (r *relay) flushUpstream(t *turn) {
+	if len(t.up) > 0 {
+		if r.upstream != nil && r.upstream.Write(t.up) > 0 {
+			r.core.Blocked(session.Upstream)
+		}
+		clear(t.up)
+		t.up = t.up[:0]
+	}
+}
+
+func (r *relay) flushClient(t *turn) {
+	if len(t.down) > 0 {
+		if r.client.leg != nil && r.client.leg.Write(t.down) > 0 {
+			r.core.Blocked(r.client.id)
+		}
+		clear(t.down)
+		t.down = t.down[:0]
+	}
+}
+
+// settle sets the timer and the accounts after an input.
+func (r *relay) settle(now session.Time) {
+	if held := int64(r.core.Held()); held != r.held {
+		r.p.account(held - r.held)
+		r.held = held
+	}
+	if r.core.Over() {
+		r.retire()
+		return
+	}
+	// A timer that fires too early is cheaper than one that is moved with every message.
+	if next := r.core.Next(); next != 0 && (r.timerAt == 0 || next < r.timerAt) {
+		r.timerAt = next
+		after := max(time.Duration(next-now), minTimer)
+		if r.timer == nil {
+			r.timer = time.AfterFunc(after, r.tick)
+		} else {
+			r.timer.Reset(after)
+		}
+	}
+}
+
+// minTimer keeps a core that is due at once from spinning.
+const minTimer = time.Millisecond
+
+// retire is the last thing that happens to a relay: nothing will come of it again.
+func (r *relay) retire() {
+	if r.retired {
+		return
+	}
+	r.retired = true
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.p.retired(r)
+}
+
+// emit tells an event to the upstream, as configured, and to the log.
+func (r *relay) emit(t *turn, event session.Event) {
+	if log := r.p.log; log.Core().Enabled(zap.DebugLevel) {
+		log.Debug("session event", zap.String("session", r.id), zap.Stringer("event", event))
+	}
+	if r.upstream == nil {
+		return
+	}
+	at := len(t.text)
+	t.text = r.set.events.Append(t.text, event, &r.who, r.id, r.key, time.Now())
+	if text := t.text[at:]; len(text) > 0 {
+		t.up = append(t.up, r.p.clientFrame(text))
+	}
+}
