@@ -194,20 +194,18 @@ func (u URL) String() string {
 }
 
 // Origin is a web origin as browsers send it in the Origin header (RFC 6454
-// section 6.2): scheme://host[:port] in lower case, without a default port, or
-// null, which sandboxed pages and local files have.
+// section 6.2): scheme://host[:port] in lower case, without a default port. In a
+// configuration its host may begin with "*." for every host below a domain.
 type Origin string
 
-var errOrigin = errors.New("want an origin as browsers send it, scheme://host[:port] without a path, such as https://app.example.com, or \"null\"")
+var errOrigin = errors.New("want an origin as browsers send it, scheme://host[:port] without a path, such as https://app.example.com, or https://*.example.com for all hosts below a domain")
 
-// ParseOrigin reads an origin and brings it into the form that browsers send.
+// ParseOrigin reads an origin and brings it into the form that browsers send. The
+// opaque origin "null", which any page can give itself in a sandbox, is none.
 func ParseOrigin(s string) (Origin, error) {
-	if s == "null" {
-		return "null", nil
-	}
 	u, err := url.Parse(strings.ToLower(s))
 	if err != nil || u.Opaque != "" || u.User != nil || u.Path != "" || u.RawQuery != "" || strings.ContainsAny(s, "?#") ||
-		u.Scheme == "" || !validHost(u.Hostname(), false) || strings.HasSuffix(u.Host, ":") || u.Port() != "" && !validPort(u.Port()) {
+		u.Scheme == "" || !validHost(strings.TrimPrefix(u.Hostname(), "*."), false) || strings.HasSuffix(u.Host, ":") || u.Port() != "" && !validPort(u.Port()) {
 		return "", errOrigin
 	}
 	host := u.Host

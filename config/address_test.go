@@ -78,13 +78,13 @@ func TestParseOrigin(t *testing.T) {
 		"http://localhost:3000":      "http://localhost:3000",
 		"http://[::1]:443":           "http://[::1]:443",
 		"chrome-extension://abcdefg": "chrome-extension://abcdefg",
-		"null":                       "null",
+		"https://*.Example:8443":     "https://*.example:8443",
 	} {
 		if got, err := ParseOrigin(in); err != nil || got != want {
 			t.Errorf("ParseOrigin(%q) gave %q, %v, want %q", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"", "*", "app.example", "https://app.example/", "https://", "https://*.example", "https://u@app.example", "https://a?b", "https://a#", "https://a:", "https:a", "//a"} {
+	for _, in := range []string{"", "*", "null", "app.example", "https://app.example/", "https://", "https://*", "https://*.", "https://a.*.example", "https://*example", "https://u@app.example", "https://a?b", "https://a#", "https://a:", "https:a", "//a"} {
 		if o, err := ParseOrigin(in); err == nil {
 			t.Errorf("ParseOrigin(%q) gave %q, want an error", in, o)
 		}

@@ -163,7 +163,7 @@ limits:
   max_message_bytes: 1024
   max_buffer_bytes: 1GiB
   handshake_timeout: 3s
-  allowed_origins: ["HTTPS://App.Example:443", "http://localhost:3000", "null"]
+  allowed_origins: ["HTTPS://App.Example:443", "http://localhost:3000", "https://*.example"]
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -201,7 +201,7 @@ limits:
 		},
 		Limits: Limits{
 			MaxSessions: 10, MaxMessageBytes: 1024, MaxBufferBytes: 1 << 30, HandshakeTimeout: 3 * time.Second,
-			AllowedOrigins: []Origin{"https://app.example", "http://localhost:3000", "null"},
+			AllowedOrigins: []Origin{"https://app.example", "http://localhost:3000", "https://*.example"},
 		},
 		Shutdown: d.Shutdown,
 	}
