@@ -108,6 +108,7 @@ const (
 	WindowOverflow        // replay.overflow: end
 	Evicted               // the longest away, when limits.max_buffer_bytes was exceeded
 	Stopped               // the proxy shuts down
+	Reasons               // how many there are
 )
 
 func (r Reason) String() string {
@@ -143,4 +144,23 @@ type Stats struct {
 	Resumes         uint64
 	Supersedes      uint64
 	Losses          [4]uint64 // client legs, by Loss
+}
+
+// Add adds what o counted.
+func (s *Stats) Add(o *Stats) {
+	s.Up += o.Up
+	s.UpBytes += o.UpBytes
+	s.Down += o.Down
+	s.DownBytes += o.DownBytes
+	s.Duplicates += o.Duplicates
+	s.Replayed += o.Replayed
+	s.Dropped += o.Dropped
+	s.Gaps += o.Gaps
+	s.Receipts += o.Receipts
+	s.Missed += o.Missed
+	s.Resumes += o.Resumes
+	s.Supersedes += o.Supersedes
+	for i := range o.Losses {
+		s.Losses[i] += o.Losses[i]
+	}
 }
