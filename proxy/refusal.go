@@ -24,6 +24,8 @@ type refusal struct {
 func newRefusal(resp *http.Response) *refusal {
 	h := resp.Header
 	upgrade := h["Upgrade"]
+	// Where Connection says "close", http.ReadResponse has taken it away with all else it
+	// lists. A header named only there passes; ReverseProxy has the same gap.
 	removeHopByHop(h)
 	if resp.StatusCode == http.StatusUpgradeRequired && upgrade != nil {
 		// Of a 426 this is the point (RFC 9110 section 15.5.22), and what the upstream
@@ -48,9 +50,11 @@ func (x *refusal) relay(w http.ResponseWriter) {
 	for name, values := range x.Header {
 		h[name] = values
 	}
-	w.WriteHeader(x.Status)
 	control := http.NewResponseController(w)
+	control.SetWriteDeadline(time.Now().Add(x.timeout))
 	defer control.SetWriteDeadline(time.Time{})
+	w.WriteHeader(x.Status)
+	control.Flush() // the body may take its time
 	buf := make([]byte, answerBufferBytes)
 	for {
 		n, err := x.Body.Read(buf)
