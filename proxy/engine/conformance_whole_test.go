@@ -76,6 +76,7 @@ type relayer struct {
 	mu   sync.Mutex
 	legs [2]Leg
 	lost [2]error
+	bufs [1][]byte // kept here, for a slice passed to an interface's method is allocated
 }
 
 func (s *relayer) other(l Leg) Leg {
@@ -88,7 +89,8 @@ func (s *relayer) other(l Leg) Leg {
 func (s *relayer) Data(l Leg, b []byte) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.other(l).Write([][]byte{b}) > 0 {
+	s.bufs[0] = b
+	if s.other(l).Write(s.bufs[:]) > 0 {
 		l.Pause()
 	}
 	return len(b)

@@ -15,7 +15,14 @@ import (
 // and macOS are read and written without blocking (portable_unix.go). Every other
 // conn, tls.Conn and in-memory ones among them, is read with blocking calls into a small
 // buffer that grows with the traffic, and written by a goroutine that lives as long as
-// the backlog (portable.go): such a leg reports a backlog for every Write.
+// the backlog (portable_loop.go): such a leg reports a backlog for every Write.
+//
+// What it costs, for sockets on Linux. A relayed message: three system calls, which are a
+// read, a write and the read that finds nothing more, and at light load a share of the
+// runtime's epoll_pwait; no allocation. An idle leg: about 0.5 KiB of heap and, for its
+// goroutine, 4 KiB of stack, or more where a Handler's call goes deep, until the next garbage
+// collection (BenchmarkPortableIdleLegs); over other conns 1 KiB of read buffer besides. A
+// paused leg has no goroutine; what it holds is in Stat.Held.
 func NewPortable(o Options) Engine {
 	if o.ReadBuffer <= 0 {
 		o.ReadBuffer = 64 << 10
@@ -221,11 +228,12 @@ func (l *leg) closeSocket() {
 	if l.timer != nil {
 		l.timer.Stop()
 	}
+	reset, sent := l.reset, l.sent
 	l.mu.Unlock()
-	if tcp := tcpOf(l.conn); tcp != nil && l.reset {
+	if tcp := tcpOf(l.conn); tcp != nil && reset {
 		_ = tcp.SetLinger(0)
 	}
-	if c, ok := l.conn.(interface{ NetConn() net.Conn }); ok && !l.sent {
+	if c, ok := l.conn.(interface{ NetConn() net.Conn }); ok && !sent {
 		_ = c.NetConn().Close() // else tls.Conn.Close would wait to send its close_notify
 	}
 	_ = l.conn.Close()

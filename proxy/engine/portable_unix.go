@@ -105,11 +105,17 @@ func (l *leg) writeReady(fd uintptr) bool {
 		l.taken, l.flushErr = l.writeBufs(int(fd), l.bufs)
 		return true
 	}
+	return l.writeBacklog(int(fd))
+}
+
+// writeBacklog is a function of its own to keep vec off the stack of a reading
+// goroutine, which comes by writeReady for every message.
+func (l *leg) writeBacklog(fd int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.out.size > 0 && l.state <= closing && l.writeErr == nil {
 		var vec [maxVec][]byte
-		n, err := l.writeVec(int(fd), l.out.front(vec[:]))
+		n, err := l.writeVec(fd, l.out.front(vec[:]))
 		if err != nil {
 			l.flushErr = err
 			return true
