@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -114,6 +115,13 @@ func (n *Network) Wire(ctx context.Context, i int) (*Wire, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// Wires returns every connection that got through, in the order of coming, ended ones included.
+func (n *Network) Wires() []*Wire {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.wires)
 }
 
 // Last returns the newest connection, nil before the first.
