@@ -1,0 +1,31 @@
+package main
+
+import (
+	"context"
+
+	"go.uber.org/zap"
+
+	"github.com/tideover/tideover/config"
+	"github.com/tideover/tideover/proxy"
+)
+
+// server is what the commands need of the proxy.
+type server interface {
+	// ListenAndServe serves until ctx is done, and returns nil after a clean stop.
+	ListenAndServe(ctx context.Context) error
+	// Reload makes cfg the configuration, or changes nothing and says why.
+	Reload(cfg *config.Config) error
+}
+
+type (
+	serverFunc func(cfg *config.Config, log *zap.Logger) (server, error)
+	demoFunc   func(ctx context.Context, listen string, log *zap.Logger, startProxy func(context.Context, *config.Config) error) error
+)
+
+func newServer(cfg *config.Config, log *zap.Logger) (server, error) {
+	p, err := proxy.New(cfg, log)
+	if err != nil {
+		return nil, err // and no server that holds a nil *proxy.Proxy
+	}
+	return p, nil
+}
