@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -102,15 +103,12 @@ func newPassthrough(upstream config.Upstream, outages *outageLog) *passthrough {
 	// What goes wrong in the middle of a body concerns one request only.
 	errorLog, _ := zap.NewStdLogAt(outages.log, zap.DebugLevel) // fails for unknown levels only
 	p.proxy = &httputil.ReverseProxy{
-		Rewrite:       p.rewrite,
-		Transport:     p.transport,
-		FlushInterval: -1, // as it comes
-		ErrorLog:      errorLog,
-		ModifyResponse: func(*http.Response) error {
-			p.outages.note(nil)
-			return nil
-		},
-		ErrorHandler: p.fail,
+		Rewrite:        p.rewrite,
+		Transport:      p.transport,
+		FlushInterval:  -1, // as it comes
+		ErrorLog:       errorLog,
+		ModifyResponse: p.answered,
+		ErrorHandler:   p.fail,
 	}
 	return p
 }
@@ -158,9 +156,21 @@ func (p *passthrough) rewrite(pr *httputil.ProxyRequest) {
 	setForwarded(out.Header, pr.In, pr.In.RemoteAddr)
 }
 
+func (p *passthrough) answered(resp *http.Response) error {
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return fmt.Errorf("%w: 101 to a request that asks for no upgrade (RFC 9110 section 15.2.2)", errBroken)
+	}
+	p.outages.note(nil)
+	return nil
+}
+
 // fail answers a request that got no answer from the upstream.
 func (p *passthrough) fail(w http.ResponseWriter, r *http.Request, err error) {
-	err = classify(r.Context(), "relay "+r.Method+" request to upstream "+upstreamName(p.url), err)
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "dial" {
+		err = fmt.Errorf("%w: %w", errBroken, err) // it was reached
+	}
+	err = classify(r.Context(), "relay a request to upstream "+upstreamName(p.url), err)
 	p.outages.note(err)
 	status := statusOf(err)
 	if errors.Is(err, errClientGone) {

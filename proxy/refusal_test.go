@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tideover/tideover/proxy/proxytest"
@@ -116,34 +117,45 @@ func TestRefusalBreaksOff(t *testing.T) {
 
 // A body that stalls is given up after the connect timeout; one that only takes long is not.
 func TestRefusalStalls(t *testing.T) {
-	const timeout = 500 * time.Millisecond
-	for _, stalls := range []bool{true, false} {
-		closed := make(chan struct{})
-		up := proxytest.NewUpstream(t, func(conn net.Conn, header string) {
-			defer close(closed)
-			io.WriteString(conn, "HTTP/1.1 500 Oh\r\nContent-Length: 40\r\n\r\n")
-			for range 40 {
-				if stalls {
-					io.Copy(io.Discard, conn)
-					return
+	for _, stalls := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			d := dialerTo(t, "ws://upstream", 5*time.Second)
+			closed := false
+			d.netDial = proxytest.PipeUpstream(func(conn net.Conn, header string) {
+				io.WriteString(conn, "HTTP/1.1 500 Oh\r\nContent-Length: 40\r\n\r\n")
+				for range 40 {
+					if !stalls {
+						time.Sleep(4 * time.Second)
+						io.WriteString(conn, "x")
+					}
 				}
-				time.Sleep(timeout / 20)
-				io.WriteString(conn, "x")
+				io.Copy(io.Discard, conn)
+				closed = true
+			})
+			_, err := d.dial(t.Context(), handshake(t, "/"), testAddr, nil)
+			var refused *refusal
+			if !errors.As(err, &refused) {
+				t.Fatalf("dial: %v, want a refusal", err)
+			}
+			w := httptest.NewRecorder()
+			begun := time.Now()
+			var aborted any
+			func() {
+				defer func() { aborted = recover() }()
+				refused.relay(w)
+			}()
+			took := time.Since(begun)
+			synctest.Wait()
+			if stalls && (aborted != http.ErrAbortHandler || took != 5*time.Second) {
+				t.Errorf("a stalled body: relay ended after %v with %v, want 5 s and http.ErrAbortHandler", took, aborted)
+			}
+			if !stalls && (aborted != nil || w.Body.Len() != 40) {
+				t.Errorf("a slow body: relay ended after %v with %v and %d bytes, want all 40", took, aborted, w.Body.Len())
+			}
+			if !closed {
+				t.Errorf("stalls %v: the upstream's connection stays open", stalls)
 			}
 		})
-		_, resp := ask(t, refusing(t, dialerTo(t, "ws://"+up.Addr(), timeout)).Listener.Addr().String())
-		body, err := io.ReadAll(resp.Body)
-		if !stalls && (err != nil || len(body) != 40) {
-			t.Errorf("slow body of 40 bytes: got %d (%v)", len(body), err)
-		}
-		if stalls && err == nil {
-			t.Error("a stalled body looks complete")
-		}
-		select {
-		case <-closed:
-		case <-time.After(patience):
-			t.Errorf("stalls %v: the upstream's connection stays open", stalls)
-		}
 	}
 }
 

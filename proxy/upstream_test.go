@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -229,81 +230,44 @@ func TestDialManyEarlyBytes(t *testing.T) {
 
 // The deadline of the handshake must not stay behind on the connection.
 func TestDialLeavesNoDeadline(t *testing.T) {
-	const timeout = 300 * time.Millisecond
-	release := make(chan struct{})
-	up := proxytest.NewUpstream(t, func(conn net.Conn, header string) {
-		io.WriteString(conn, proxytest.SwitchingProtocols(header))
-		<-release
-		io.WriteString(conn, "x")
+	synctest.Test(t, func(t *testing.T) {
+		d := dialerTo(t, "ws://upstream", 5*time.Second)
+		d.netDial = proxytest.PipeUpstream(func(conn net.Conn, header string) {
+			time.Sleep(4 * time.Second)
+			io.WriteString(conn, proxytest.SwitchingProtocols(header))
+			time.Sleep(time.Hour)
+			io.WriteString(conn, "x")
+		})
+		got, err := d.dial(t.Context(), handshake(t, "/"), testAddr, nil)
+		if err != nil {
+			t.Fatalf("dial: %v", err)
+		}
+		defer got.Conn.Close()
+		if _, err := io.ReadFull(got.Conn, make([]byte, 1)); err != nil {
+			t.Errorf("read an hour later: %v; want the byte that was sent then", err)
+		}
 	})
-	d := dialerTo(t, "ws://"+up.Addr(), timeout)
-	got, err := d.dial(t.Context(), handshake(t, "/"), testAddr, nil)
-	if err != nil {
-		close(release)
-		t.Fatalf("dial: %v", err)
-	}
-	defer got.Conn.Close()
-	time.AfterFunc(2*timeout, func() { close(release) })
-	if _, err := io.ReadFull(got.Conn, make([]byte, 1)); err != nil {
-		t.Errorf("read after the connect timeout: %v; want the byte that was sent then", err)
-	}
 }
 
-func TestDialBrokenAnswer(t *testing.T) {
-	ok := func(lines ...string) func(string) string {
-		return func(header string) string { return proxytest.SwitchingProtocols(header, lines...) }
-	}
-	is := func(answer string) func(string) string { return func(string) string { return answer } }
-	edit := func(old, new string) func(string) string {
-		return func(header string) string {
-			answer := proxytest.SwitchingProtocols(header)
-			edited := strings.Replace(answer, old, new, 1)
-			if edited == answer {
-				t.Errorf("test's own edit %q changes nothing", old)
-			}
-			return edited
-		}
-	}
-	for _, c := range []struct {
-		name   string
-		answer func(header string) string
-		reason string // in the error
-	}{
-		{"garbage", is("\x00\x01\x02 nothing\r\n\r\n"), "malformed"},
-		{"another protocol", is("SSH-2.0-OpenSSH_9.6\r\n\r\n"), "malformed"},
-		{"malformed header line", is("HTTP/1.1 200 OK\r\nno colon\r\n\r\n"), "malformed"},
-		{"status below 100", is("HTTP/1.1 099 What\r\n\r\n"), "099"},
-		{"bad length", is("HTTP/1.1 400 Bad\r\nContent-Length: -1\r\n\r\n"), "Content-Length"},
-		{"huge header", is("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("a", 70<<10) + "\r\n\r\n"), "larger than 65536"},
-		{"many headers", is("HTTP/1.1 200 OK\r\n" + strings.Repeat("X: a\r\n", 14<<10) + "\r\n"), "larger than 65536"},
-		{"endless interim answers", is(strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 20)), "interim"},
-		{"wrong accept", edit("Accept: ", "Accept: x"), "Sec-WebSocket-Accept"},
-		{"accept of the client's own key", is(proxytest.SwitchingProtocols("\r\nSec-WebSocket-Key: " + testKey)), "Sec-WebSocket-Accept"},
-		{"no accept", edit("Sec-WebSocket-Accept", "X-Accept"), "Sec-WebSocket-Accept"},
-		{"two accepts", ok("Sec-WebSocket-Accept: x"), "Sec-WebSocket-Accept"},
-		{"no Upgrade", edit("Upgrade: websocket\r\n", ""), "Upgrade"},
-		{"other Upgrade", edit("Upgrade: websocket", "Upgrade: h2c"), "Upgrade"},
-		{"no Connection", edit("Connection: Upgrade\r\n", ""), "Connection"},
-		{"other Connection", edit("Connection: Upgrade", "Connection: close"), "Connection"},
-		{"HTTP/1.0", edit("HTTP/1.1", "HTTP/1.0"), "HTTP/1.0"},
-		{"subprotocol nobody offered", ok("Sec-WebSocket-Protocol: soup"), "soup"},
-		{"subprotocol in other case", ok("Sec-WebSocket-Protocol: CHAT"), "CHAT"},
-		{"two subprotocols in a line", ok("Sec-WebSocket-Protocol: chat, chat2"), "chat2"},
-		{"two subprotocols", ok("Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Protocol: chat2"), "chat2"},
-		{"extension", ok("Sec-WebSocket-Extensions: permessage-deflate"), "permessage-deflate"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			up := serving(t, c.answer)
-			d := dialerTo(t, "ws://"+up.Addr(), patience)
-			_, err := d.dial(t.Context(), handshake(t, "/"), testAddr, []string{"chat", "chat2"})
-			if !errors.Is(err, errBroken) || statusOf(err) != 502 || !strings.Contains(err.Error(), c.reason) {
-				t.Errorf("got %v (status %d); want a broken upstream (502) because of %q", err, statusOf(err), c.reason)
-			}
-			if len(err.Error()) > 2000 {
-				t.Errorf("error of %d bytes", len(err.Error()))
-			}
+// The connect timeout is for everything together, not for each step.
+func TestDialTimeoutIsForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dialerTo(t, "ws://upstream", 5*time.Second)
+		begun := time.Now()
+		connect := proxytest.PipeUpstream(func(conn net.Conn, header string) {
+			time.Sleep(4 * time.Second)
+			io.WriteString(conn, proxytest.SwitchingProtocols(header))
 		})
-	}
+		d.netDial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			time.Sleep(4 * time.Second)
+			return connect(ctx, network, address)
+		}
+		_, err := d.dial(t.Context(), handshake(t, "/"), testAddr, nil)
+		if took := time.Since(begun); statusOf(err) != 504 || took != 5*time.Second {
+			t.Errorf("4 s to connect and 4 s to answer: %v (status %d) after %v; want 504 after 5 s", err, statusOf(err), took)
+		}
+		time.Sleep(time.Minute) // lets the upstream finish
+	})
 }
 
 func TestDialUpstreamClosesEarly(t *testing.T) {
@@ -496,54 +460,4 @@ func TestDialGobwas(t *testing.T) {
 	if err != nil || string(frame.Payload) != "hello" || conn.Protocol != "chat" {
 		t.Errorf("first frame %q (%v) in protocol %q; want hello in chat", frame.Payload, err, conn.Protocol)
 	}
-}
-
-func TestAcceptOf(t *testing.T) {
-	if got := acceptOf(testKey); got != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" {
-		t.Errorf("accept of RFC 6455's sample key is %q", got)
-	}
-}
-
-// Whatever an upstream answers, either it is refused, or it is a 101 that keeps the rules
-// and of whose bytes none is lost.
-func FuzzReadAnswer(f *testing.F) {
-	accept := "Sec-WebSocket-Accept: " + acceptOf(testKey)
-	for _, seed := range []string{
-		"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + accept + "\r\n\r\n\x81\x01x",
-		"HTTP/1.1 101 X\r\nupgrade: WebSocket\r\nconnection: a, upgrade\r\n" + accept + "\r\nSec-WebSocket-Protocol: chat\r\nConnection: X-A\r\nX-A: 1\r\n\r\n",
-		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 401 No\r\nWWW-Authenticate: Basic\r\nContent-Length: 2\r\n\r\nno",
-		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: A\r\n\r\n2\r\nno\r\n0\r\nA: b\r\n\r\n",
-		"HTTP/1.1 426 U\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n",
-		"HTTP/1.0 099 X\r\n\r\n", "HTTP/1.1 101 X\r\n: \r\n\r\n", "\r\n\r\n", "",
-	} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, sent []byte) {
-		conn := bytes.NewReader(sent)
-		got, err := readAnswer(conn, testKey, []string{"chat"})
-		switch {
-		case err != nil:
-			if got != nil || !errors.Is(err, errBroken) {
-				t.Errorf("error %v (with answer %v) is no errBroken", err, got)
-			}
-		case got.refused != nil:
-			if s := got.refused.Status; s < 200 || s > 999 {
-				t.Errorf("refusal with status %d, which no server can relay", s)
-			}
-			io.Copy(io.Discard, got.refused.Body)
-		default:
-			if got.protocol != "" && got.protocol != "chat" {
-				t.Errorf("protocol %q was never offered", got.protocol)
-			}
-			rest, _ := io.ReadAll(conn)
-			if behind := append(got.early, rest...); !bytes.HasSuffix(sent, behind) || len(behind) > 0 && !bytes.HasSuffix(bytes.TrimSuffix(sent, behind), []byte("\n")) {
-				t.Errorf("%q is not what follows the header of %q", behind, sent)
-			}
-			for _, name := range append([]string{"Connection", "Upgrade", "Transfer-Encoding"}, handshakeHeaders...) {
-				if values := got.header.Values(name); values != nil {
-					t.Errorf("header %s %q is not for the client", name, values)
-				}
-			}
-		}
-	})
 }

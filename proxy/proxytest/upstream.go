@@ -1,6 +1,8 @@
 package proxytest
 
 import (
+	"bytes"
+	"context"
 	"crypto/sha1"
 	"encoding/base64"
 	"net"
@@ -80,15 +82,33 @@ func (u *Upstream) handle(conn net.Conn) {
 		delete(u.open, conn)
 		u.mu.Unlock()
 	}()
+	serveHeader(conn, u.serve)
+}
+
+func serveHeader(conn net.Conn, serve func(conn net.Conn, header string)) {
 	var header []byte
-	for one := make([]byte, 1); !strings.HasSuffix(string(header), "\r\n\r\n"); {
+	for one := make([]byte, 1); !bytes.HasSuffix(header, []byte("\r\n\r\n")); {
 		// Byte by byte, so that what follows is left for serve.
 		if _, err := conn.Read(one); err != nil {
 			return
 		}
 		header = append(header, one[0])
 	}
-	u.serve(conn, string(header))
+	serve(conn, string(header))
+}
+
+// PipeUpstream is an Upstream without a socket, for tests under testing/synctest: each call
+// of the function it returns, which suits DialContext fields, is one connection to it. Unlike a
+// socket's, a Write waits until the other side reads.
+func PipeUpstream(serve func(conn net.Conn, header string)) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		go func() {
+			defer far.Close()
+			serveHeader(far, serve)
+		}()
+		return near, nil
+	}
 }
 
 func (u *Upstream) end() {
