@@ -5,6 +5,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tideover/tideover/cmd/tideover/demo"
 	"github.com/tideover/tideover/config"
 	"github.com/tideover/tideover/proxy"
 )
@@ -22,10 +23,8 @@ type (
 	demoFunc   func(ctx context.Context, listen string, log *zap.Logger, startProxy func(context.Context, *config.Config) error) error
 )
 
-func newServer(cfg *config.Config, log *zap.Logger) (server, error) {
-	p, err := proxy.New(cfg, log)
-	if err != nil {
-		return nil, err // and no server that holds a nil *proxy.Proxy
-	}
-	return p, nil
+func newServer(cfg *config.Config, log *zap.Logger) (server, error) { return proxy.New(cfg, log) }
+
+func runDemo(ctx context.Context, listen string, log *zap.Logger, startProxy func(context.Context, *config.Config) error) error {
+	return demo.Run(ctx, listen, log, startProxy)
 }
