@@ -109,6 +109,7 @@ func (n *network) freeze() {
 	n.finishPullLocked()
 	n.leaveLocked(netFrozen)
 	n.up, n.down = shut(n.up), shut(n.down)
+	n.eachServerLocked(deafen)
 }
 
 // back lets everything pass again. What a freeze held arrives now, late.
@@ -120,7 +121,16 @@ func (n *network) back() {
 	}
 	n.finishPullLocked()
 	n.state = netUp
+	n.eachServerLocked(hear)
 	n.up, n.down = open(n.up), open(n.down)
+}
+
+func (n *network) eachServerLocked(do func(net.Conn)) {
+	for l := range n.links {
+		if l.server != nil {
+			do(l.server)
+		}
+	}
 }
 
 // close resets everything, for good, and waits until it is gone.
@@ -154,11 +164,15 @@ func (n *network) resetLocked() {
 	}
 	for l := range n.links {
 		delete(n.links, l)
-		close(l.cut)
-		abort(l.client)
+		// First of all both are made to end with a reset: whoever notices the
+		// cut then, in whatever order, may close them.
+		resetOnClose(l.client)
 		if l.server != nil {
-			abort(l.server)
+			resetOnClose(l.server)
+			l.server.Close()
 		}
+		l.client.Close()
+		close(l.cut)
 	}
 }
 
@@ -182,10 +196,14 @@ func open(g gate) gate {
 
 // abort ends a connection with a reset instead of a farewell.
 func abort(c net.Conn) {
+	resetOnClose(c)
+	c.Close()
+}
+
+func resetOnClose(c net.Conn) {
 	if tcp, ok := c.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
 	}
-	c.Close()
 }
 
 // carry takes over client, connects it to the TCP address target, says hello
@@ -251,6 +269,9 @@ func (n *network) connected(l *link, server net.Conn) bool {
 	_, alive := n.links[l]
 	if alive {
 		l.server = server
+		if n.state == netFrozen {
+			deafen(server)
+		}
 	}
 	return alive
 }

@@ -55,6 +55,7 @@ function say(text) {
   const message = { type: 'message', id: `${me}-${said}`, number: said, username: me, text };
   const item = line(message);
   pendingList.append(item);
+  scrollDown();
   pending.set(message.id, { message, item });
   if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
   return message.id;
@@ -101,7 +102,11 @@ function span(className, text) {
 function append(item) {
   messages.append(item);
   while (messages.children.length > KEEP) messages.firstChild.remove();
-  messages.scrollTop = messages.scrollHeight;
+  scrollDown();
+}
+
+function scrollDown() {
+  for (const list of [messages, pendingList]) list.scrollTop = list.scrollHeight;
 }
 
 function setStatus(state, text) {

@@ -18,6 +18,7 @@ class Column {
     this.id = id;
     this.sent = [];         // ids to report
     this.shown = [];
+    this.people = new Map(); // name → element
     this.section = $('#column').content.cloneNode(true).firstElementChild;
     $('h2', this.section).textContent = title;
     $('.hops', this.section).append(...this.path(hops));
@@ -31,7 +32,7 @@ class Column {
   path(hops) {
     const parts = [];
     hops.forEach((hop, i) => {
-      if (i > 0) parts.push(element('span', i === 1 ? 'wire network' : 'wire', '──'));
+      if (i > 0) parts.push(element('span', 'wire', '──'));
       parts.push(element('span', hop === 'Tideover' ? 'own' : '', hop));
     });
     this.wire = parts[1];
@@ -67,23 +68,22 @@ class Column {
   draw(figures, broken, cuts) {
     const section = this.section;
     const directions = ['to_you', 'from_you'];
-    let lost = 0, twice = 0, waiting = 0;
+    const sum = (name) => directions.reduce((total, direction) => total + figures[direction][name], 0);
+    const lost = sum('lost'), twice = sum('twice'), waiting = sum('waiting');
+    const late = broken || waiting > 2; // one or two are always just on their way
+    section.dataset.late = late;
     for (const direction of directions) {
       const count = figures[direction];
-      lost += count.lost;
-      twice += count.twice;
-      waiting += count.waiting;
       const row = $(`[data-direction="${direction}"]`, section);
       this.cell(row, 'sent', count.sent);
       this.cell(row, 'seen', count.once + count.twice);
       this.cell(row, 'lost', count.lost, count.lost ? 'bad' : cuts ? 'good' : '');
       this.cell(row, 'twice', count.twice, count.twice ? 'bad' : cuts ? 'good' : '');
-      this.cell(row, 'waiting', count.waiting, count.waiting ? 'wait' : '');
+      this.cell(row, 'waiting', count.waiting, late && count.waiting ? 'wait' : '');
       const tape = $(`[data-tape="${direction}"]`, section);
       tape.replaceChildren(...Array.from(count.tape, (mark) => element('i', mark)));
     }
 
-    const late = broken || waiting > 2; // one or two are always just on their way
     const harm = [lost && `${lost} lost`, twice && `${twice} twice`].filter(Boolean).join(', ');
     const verdict = $('.verdict', section);
     if (harm) this.tell(verdict, 'bad', harm + (late && waiting ? `, ${waiting} waiting` : ''));
@@ -91,20 +91,29 @@ class Column {
     else if (cuts) this.tell(verdict, 'good', 'Nothing lost, nothing twice');
     else this.tell(verdict, 'calm', 'All is well, so far');
 
-    const you = figures.people?.find((person) => person.name === visit.visitor);
-    const states = { online: 'online', away: 'away', left: 'gone' };
-    const mark = $('.you', section);
-    mark.dataset.state = you ? you.state : 'none';
-    setText(mark, you ? states[you.state] : 'not here yet');
+    for (const person of figures.people ?? []) this.present(person);
     const { left, joined, away, reconnected } = figures.noise;
     const noise = [
       left && `“You left” ${left}×`, joined && `“You joined” ${joined}×`,
       away && `“You are away” ${away}×`, reconnected && `“You are back” ${reconnected}×`,
     ].filter(Boolean).join(', ');
-    setText($('.noise', section), noise && `· were told ${noise}`);
+    setText($('.noise', section), `Ann has been told: ${noise || 'nothing about you so far'}`);
 
     this.wire.classList.toggle('broken', broken);
     setText(this.wire, broken ? '─ ✕ ─' : '──');
+  }
+
+  // present draws one person as the witness sees them.
+  present({ name, state }) {
+    const isYou = name === visit.visitor;
+    let mark = isYou ? $('.you', this.section) : this.people.get(name);
+    if (!mark) {
+      mark = element('span', 'person');
+      this.people.set(name, mark);
+      $('.you', this.section).before(mark);
+    }
+    mark.dataset.state = state;
+    setText(mark, isYou || state !== 'online' ? `${name}: ${state}` : name);
   }
 
   cell(row, name, value, mood = '') {
@@ -150,7 +159,7 @@ function drawNetwork(state) {
   const words = { up: 'Your network is up', pulled: 'Your plug is pulled', frozen: 'Your network is frozen', dead: 'The demo itself has stopped' };
   if ((state === 'pulled' || state === 'frozen') && network === 'up') brokenSince = Date.now();
   network = state;
-  $('.network').dataset.state = state;
+  $('#state').dataset.state = state;
   setText($('#network'), words[state]);
   $('[data-do="pull"]').disabled = state === 'pulled' || state === 'dead';
   $('[data-do="freeze"]').disabled = state === 'frozen' || state === 'dead';
@@ -203,5 +212,5 @@ setInterval(() => {
 
 setInterval(() => {
   const away = network === 'pulled' || network === 'frozen';
-  setText($('#outage'), away ? `for ${Math.round((Date.now() - brokenSince) / 1000)} s` : '');
+  setText($('#outage'), away ? `· ${Math.round((Date.now() - brokenSince) / 1000)} s` : '');
 }, 500);
