@@ -208,9 +208,6 @@ func (s *Session) message(now Time, msg []byte, held bool, from, to int, run *ru
 		fx.spent = append(fx.spent, s.hold)
 		s.hold = nil
 	}
-	if s.up.ended || s.up.closing {
-		return true // nobody is left to take it; the client is being told
-	}
 	text := s.client.rx.op == frame.Text
 	escaped := false
 	if s.mode == Counted && text {
@@ -221,6 +218,9 @@ func (s *Session) message(now Time, msg []byte, held bool, from, to int, run *ru
 				return s.control(now, msg, fx)
 			}
 		}
+	}
+	if s.up.ended || s.up.closing {
+		return true // nobody is left to take it; the client is being told
 	}
 	s.received++
 	s.Stats.Up++

@@ -74,20 +74,30 @@ func (r *receiver) keep(b []byte) {
 	}
 }
 
+// check tells whether take would refuse the data frame.
+func (r *receiver) check(h *frame.Header, limit int64) *frame.Error {
+	order, size := r.order, r.size
+	first, _, err := order.Data(h)
+	if first {
+		size = 0
+	}
+	if err == nil && h.Len > limit-size {
+		err = frame.ErrTooBig
+	}
+	return err
+}
+
 // take consumes the frame that next found and, for a data frame, counts it.
 func (r *receiver) take(h *frame.Header, limit int64) (first, last bool, err *frame.Error) {
 	r.taken = true
 	if h.Control() {
 		return false, false, nil
 	}
-	if first, last, err = r.order.Data(h); err != nil {
-		return first, last, err
+	if err = r.check(h, limit); err != nil {
+		return false, false, err
 	}
-	if first {
+	if first, last, _ = r.order.Data(h); first {
 		r.op, r.size, r.fresh = h.Op, 0, true
-	}
-	if h.Len > limit-r.size {
-		return first, last, frame.ErrTooBig
 	}
 	r.size += h.Len
 	r.remain, r.fin = h.Len, h.Fin

@@ -33,11 +33,13 @@ func (s *Session) finish(now Time, fx *Effects) {
 	}
 	if want := u.stalled && !u.ended; want != u.paused && !u.gone {
 		u.paused = want
+		u.beat.heard = true // what it said meanwhile could not be heard
 		fx.do(pauseOrResume(want), Upstream)
 	}
 	if c := &s.client; c.id != 0 {
 		if want := u.blocked && !u.ended; want != c.paused {
 			c.paused = want
+			c.beat.heard = true
 			fx.do(pauseOrResume(want), c.id)
 		}
 	}
@@ -107,6 +109,13 @@ func (s *Session) sendControls(now Time, fx *Effects) {
 		fx.sendNew(c.id, func(dst []byte) []byte { return frame.Append(dst, frame.Text, p, nil) })
 		c.beat.sent += uint64(len(p) + 2)
 	}
+	if c.gap != 0 {
+		n := c.gap
+		c.gap = 0
+		s.win.high = max(s.win.high, n)
+		s.Stats.Gaps++
+		text(func(dst []byte) []byte { return resume.AppendGap(dst, n, n) })
+	}
 	if c.pongDue {
 		c.pongDue = false
 		text(resume.AppendPong)
@@ -137,6 +146,7 @@ func (s *Session) welcome(a Attachment, resumed bool) {
 	if resumed && a.Received < s.win.base {
 		p = resume.AppendGap(p[:0], a.Received+1, s.win.base)
 		c.welcome = frame.Append(c.welcome, frame.Text, p, nil)
+		s.win.high = max(s.win.high, s.win.base) // the client counts what it is told to be lost
 		s.Stats.Gaps++
 	}
 }
@@ -163,7 +173,8 @@ func (s *Session) askReceipt(now Time) {
 	if c.receiptAt == 0 {
 		c.receiptAt = now.add(s.cfg.ReceiptInterval)
 	}
-	urgent := s.up.stalled || s.up.ended || 2*w.len() >= s.cfg.MaxBytes || 2*w.messages() >= s.cfg.MaxMessages
+	last := s.up.ended && s.up.closeMsg == nil // without a Close whose answer would prove it
+	urgent := s.up.stalled || last || 2*w.len() >= s.cfg.MaxBytes || 2*w.messages() >= s.cfg.MaxMessages
 	if urgent || c.receiptAt <= now {
 		c.receiptAt, c.pingDue = 0, true
 	}
@@ -214,11 +225,14 @@ func (s *Session) finishClient(now Time, fx *Effects) {
 		fx.send(c.id, s.up.closeMsg)
 		c.closing = true
 		c.closeAt = now.add(s.cfg.CloseTimeout)
-	case s.mode == Relay || !s.win.atFrame() || s.win.messages() == 0:
+	case s.mode == Relay || s.win.messages() == 0:
 		// Without a Close, as the client would see it without a proxy.
 		fx.do(Close, c.id)
 		s.forgetLeg(fx)
 		s.leave(now, s.up.end, fx)
+	case !s.win.atFrame(): // the upstream went in the middle of one: there is no way to go on
+		fx.do(Close, c.id)
+		s.drop(now, Broken, fx)
 	case c.closeAt == 0:
 		c.closeAt = now.add(s.cfg.CloseTimeout) // for the receipts
 	}

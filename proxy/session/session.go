@@ -86,6 +86,7 @@ type clientLeg struct {
 	acked     uint64 // Counted: what has been acknowledged
 	unacked   int    // Counted: bytes received since then
 	welcome   []byte // Counted: goes first; with news of a gap behind it
+	gap       uint64 // Counted: a message that was lost and is to be told
 	closeAt   Time   // when to stop waiting for receipts or for the client's Close
 
 	blocked bool // the engine has a backlog
@@ -95,6 +96,7 @@ type clientLeg struct {
 	ackDue  bool // Counted
 	pongDue bool // Counted: a ping message is to be answered
 	moved   bool // a receipt has come since the last heartbeat
+	stuck   bool // the window was full at the last heartbeat
 }
 
 // upstreamLeg is the upstream leg.
@@ -367,6 +369,7 @@ func (s *Session) Continue(now Time, fx *Effects) { s.finish(now, fx) }
 
 // Executed tells that the effects of the last input have been carried out.
 func (s *Session) Executed() {
+	s.win.lent = false
 	if s.mode == Relay {
 		s.win.trimSent()
 	}

@@ -115,7 +115,8 @@ func (s *Session) Advance(now Time, fx *Effects) {
 		s.closeUpstream(fx)
 	}
 	if u := &s.up; !u.ended && !u.closing && due(u.beat.at) {
-		if u.beat.tick(&s.cfg.Upstream, now, u.beat.heard) {
+		// A leg that is not being read can't be heard.
+		if u.beat.tick(&s.cfg.Upstream, now, u.beat.heard || u.paused) {
 			s.Stats.Missed++
 			fx.do(Probe, Upstream)
 		}
@@ -144,8 +145,9 @@ func (s *Session) advanceClient(now Time, fx *Effects) {
 	}
 	// While the window is full, other signs of life don't count: a client that talks but never
 	// answers pings would hold its upstream up forever.
-	alive := c.beat.heard && (!s.up.stalled || s.mode == Relay || c.moved)
-	c.moved = false
+	stuck := s.up.stalled && s.mode != Relay
+	alive := (c.beat.heard || c.paused) && (!stuck || !c.stuck || c.moved)
+	c.moved, c.stuck = false, stuck
 	if c.beat.tick(&s.cfg.Client, now, alive) {
 		s.Stats.Missed++
 		fx.do(Probe, c.id)

@@ -55,6 +55,9 @@ func (s *Session) arrive(now Time, b []byte, fx *Effects) int {
 			continue
 		}
 		if err == nil {
+			err = r.check(&h, s.cfg.MaxMessageBytes)
+		}
+		if err == nil {
 			first := h.Op != frame.Continuation
 			escape := false
 			if s.mode == Counted && h.Len > 0 && (h.Op == frame.Text || !first && r.op == frame.Text && r.fresh) {
@@ -73,13 +76,12 @@ func (s *Session) arrive(now Time, b []byte, fx *Effects) int {
 				}
 				return i
 			}
-			if _, _, err = r.take(&h, s.cfg.MaxMessageBytes); err == nil {
-				s.keepHeader(&h, raw, escape)
-				r.fresh = r.fresh && h.Len == 0
-				i += n
-				inFrame = true
-				continue
-			}
+			_, _, _ = r.take(&h, s.cfg.MaxMessageBytes)
+			s.keepHeader(&h, raw, escape)
+			r.fresh = r.fresh && h.Len == 0
+			i += n
+			inFrame = true
+			continue
 		}
 		s.upstreamFault(now, err, fx)
 		return len(b)
@@ -114,6 +116,9 @@ func (s *Session) arrived() {
 		s.up.skip = false
 		s.Stats.Dropped++
 		s.win.skip()
+		if s.mode == Counted && s.client.id != 0 { // it came back meanwhile
+			s.client.gap = s.win.base
+		}
 	default:
 		s.Stats.Down++
 		s.win.end()

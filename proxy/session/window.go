@@ -16,6 +16,8 @@ type window struct {
 	base     uint64 // messages that have left: received, or given up as a gap
 	complete uint64 // messages that have arrived whole
 
+	lent bool // effects that are not executed yet refer to buf: it must neither change nor be reused
+
 	// What the current leg has been handed.
 	sent     int    // live bytes
 	sentMsgs uint64 // whole messages, counted as base and complete are
@@ -37,16 +39,14 @@ func (w *window) unreceived() bool { return w.sentMsgs > w.base }
 
 // add appends frame bytes; a message is whole only after end.
 func (w *window) add(p []byte) {
-	if need := len(w.buf) + len(p); need > cap(w.buf) && w.head > 0 && need-w.head <= cap(w.buf)-cap(w.buf)/4 {
+	if need := len(w.buf) + len(p); need > cap(w.buf) && !w.lent && w.head > 0 && need-w.head <= cap(w.buf)-cap(w.buf)/4 {
 		// A quarter is free at the front: moving is cheaper than a larger buffer, and as
 		// at least a quarter must be consumed between two moves, it stays O(1) a byte.
 		w.buf = w.buf[:copy(w.buf, w.live())]
 		w.head = 0
 	} else if need > cap(w.buf) {
 		g := append(getBuffer(max(w.len()+len(p), w.len()*5/4)), w.live()...)
-		if w.buf != nil {
-			putBuffer(w.buf)
-		}
+		w.put()
 		w.buf, w.head = g, 0
 	}
 	w.buf = append(w.buf, p...)
@@ -65,7 +65,7 @@ func (w *window) rewind() {
 }
 
 // next returns what a leg should be handed next, at most limit bytes of it, and counts it
-// as handed. The slice is valid until the window changes.
+// as handed. The slice is valid until the effects have been executed.
 func (w *window) next(limit int) []byte {
 	from, live := w.sent, w.live()
 	end := min(len(live), from+limit)
@@ -83,7 +83,8 @@ func (w *window) next(limit int) []byte {
 			w.high = max(w.high, w.sentMsgs)
 		}
 	}
-	return live[from:w.sent]
+	w.lent = w.lent || w.sent > from
+	return live[from:w.sent:w.sent]
 }
 
 // trim lets the messages up to number n go. What was handed to the current leg stays counted.
@@ -122,10 +123,18 @@ func (w *window) drop(n int) {
 	w.head += n
 	w.sent = max(0, w.sent-n)
 	w.last = max(0, w.last-n)
-	if w.len() == 0 && w.buf != nil {
-		putBuffer(w.buf)
-		w.buf, w.head, w.last = nil, 0, 0
+	if w.len() == 0 {
+		w.put()
+		w.head, w.last = 0, 0
 	}
+}
+
+// put gives the buffer back; one that effects refer to is left to the garbage collector.
+func (w *window) put() {
+	if w.buf != nil && !w.lent {
+		putBuffer(w.buf)
+	}
+	w.buf, w.lent = nil, false
 }
 
 func (w *window) clear() {
