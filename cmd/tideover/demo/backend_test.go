@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"encoding/json"
+	"io/fs"
 	"net"
 	"net/http"
 	"strings"
@@ -138,8 +139,13 @@ func TestBackendServesItsApplication(t *testing.T) {
 // address.
 func startBackend(t *testing.T) string {
 	t.Helper()
+	return startBackendWith(t, fstest.MapFS{"index.html": {Data: []byte("<!doctype html>")}})
+}
+
+func startBackendWith(t *testing.T, app fs.FS) string {
+	t.Helper()
 	wantNoLeaks(t)
-	b := newBackend(fstest.MapFS{"index.html": {Data: []byte("<!doctype html>")}})
+	b := newBackend(app)
 	l := listenLoopback(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
