@@ -403,6 +403,7 @@ class TideoverSocket extends EventTarget {
   #leave() {
     this.#readyState = CLOSING;
     this.#closing = [1000];
+    this.#life.abort();
     clearTimeout(this.#timer);
     this.#leg?.close(1000);
   }
