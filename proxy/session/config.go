@@ -147,20 +147,25 @@ type Stats struct {
 }
 
 // Add adds what o counted.
-func (s *Stats) Add(o *Stats) {
-	s.Up += o.Up
-	s.UpBytes += o.UpBytes
-	s.Down += o.Down
-	s.DownBytes += o.DownBytes
-	s.Duplicates += o.Duplicates
-	s.Replayed += o.Replayed
-	s.Dropped += o.Dropped
-	s.Gaps += o.Gaps
-	s.Receipts += o.Receipts
-	s.Missed += o.Missed
-	s.Resumes += o.Resumes
-	s.Supersedes += o.Supersedes
+func (s *Stats) Add(o *Stats) { s.each(o, func(a *uint64, b uint64) { *a += b }) }
+
+// Sub takes away what o counted.
+func (s *Stats) Sub(o *Stats) { s.each(o, func(a *uint64, b uint64) { *a -= b }) }
+
+func (s *Stats) each(o *Stats, f func(a *uint64, b uint64)) {
+	f(&s.Up, o.Up)
+	f(&s.UpBytes, o.UpBytes)
+	f(&s.Down, o.Down)
+	f(&s.DownBytes, o.DownBytes)
+	f(&s.Duplicates, o.Duplicates)
+	f(&s.Replayed, o.Replayed)
+	f(&s.Dropped, o.Dropped)
+	f(&s.Gaps, o.Gaps)
+	f(&s.Receipts, o.Receipts)
+	f(&s.Missed, o.Missed)
+	f(&s.Resumes, o.Resumes)
+	f(&s.Supersedes, o.Supersedes)
 	for i := range o.Losses {
-		s.Losses[i] += o.Losses[i]
+		f(&s.Losses[i], o.Losses[i])
 	}
 }
