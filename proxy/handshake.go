@@ -339,6 +339,9 @@ func (p *Proxy) refuseUpstream(c *candidate, err error) {
 		return
 	}
 	p.counters.refused[refusedUpstream].Add(1)
+	if !errors.Is(err, errClientGone) {
+		p.counters.dialFailed[dialFailure(err)].Add(1)
+	}
 	status := statusOf(err)
 	http.Error(c.w, fmt.Sprintf("%d %s: the WebSocket backend gave no answer", status, http.StatusText(status)), status)
 }

@@ -240,6 +240,7 @@ func (p *Proxy) retired(r *relay) {
 	p.account(-r.held)
 	r.held = 0
 	p.counters.retire(r)
+	p.sessions.remove(r)
 }
 
 // clientFrame makes a text frame as a client would send it (RFC 6455, section 5.3).

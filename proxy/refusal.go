@@ -46,7 +46,6 @@ func (x *refusal) Error() string {
 func (x *refusal) relay(w http.ResponseWriter) {
 	defer x.Body.Close()
 	h := w.Header()
-	h["Content-Type"] = nil // without one, none is to be guessed
 	for name, values := range x.Header {
 		h[name] = values
 	}
@@ -54,7 +53,7 @@ func (x *refusal) relay(w http.ResponseWriter) {
 	control.SetWriteDeadline(time.Now().Add(x.timeout))
 	defer control.SetWriteDeadline(time.Time{})
 	w.WriteHeader(x.Status)
-	control.Flush() // the body may take its time
+	control.Flush() // the body may take its time, and net/http is not to guess its type
 	buf := make([]byte, answerBufferBytes)
 	for {
 		n, err := x.Body.Read(buf)

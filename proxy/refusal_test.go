@@ -160,13 +160,16 @@ func TestRefusalStalls(t *testing.T) {
 }
 
 func TestRefusalEndsWithItsClient(t *testing.T) {
-	closed := make(chan struct{})
+	closed, answered := make(chan struct{}), make(chan struct{})
 	up := proxytest.NewUpstream(t, func(conn net.Conn, header string) {
 		defer close(closed)
-		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+		<-answered // the body waits until the client has the header
+		io.WriteString(conn, "data: 1\n\n")
 		io.Copy(io.Discard, conn)
 	})
 	conn, resp := ask(t, refusing(t, dialerTo(t, "ws://"+up.Addr(), patience)).Listener.Addr().String())
+	close(answered)
 	first := make([]byte, len("data: 1\n\n"))
 	if _, err := io.ReadFull(resp.Body, first); err != nil {
 		t.Fatalf("the first event is not flushed: %v", err)

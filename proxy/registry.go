@@ -92,20 +92,24 @@ func (g *registry) fill(p *place, r *relay) {
 	close(p.ready)
 }
 
-// forget makes r unfindable.
+// forget frees r's key. By its id it can still be found, until remove.
 func (g *registry) forget(r *relay) {
-	sh := g.shard(r.id)
-	sh.mu.Lock()
-	delete(sh.byID, r.id)
-	sh.mu.Unlock()
 	if r.key == "" {
 		return
 	}
-	sh = g.shard(r.key)
+	sh := g.shard(r.key)
 	sh.mu.Lock()
 	if p := sh.byKey[r.key]; p != nil && p.relay == r {
 		delete(sh.byKey, r.key)
 	}
+	sh.mu.Unlock()
+}
+
+// remove is the end of r.
+func (g *registry) remove(r *relay) {
+	sh := g.shard(r.id)
+	sh.mu.Lock()
+	delete(sh.byID, r.id)
 	sh.mu.Unlock()
 }
 
@@ -117,7 +121,7 @@ func (g *registry) get(id string) *relay {
 	return sh.byID[id]
 }
 
-// all returns every session that can be found now.
+// all returns every session, also those whose legs are still being closed.
 func (g *registry) all() []*relay {
 	var all []*relay
 	for i := range g.shards {

@@ -29,17 +29,18 @@ type relay struct {
 	protocol string // the application's subprotocol, as the upstream chose it
 	who      presence.Identity
 
-	mu       sync.Mutex
-	core     *session.Session
-	upstream engine.Leg // nil once it is the engine's to close
-	client   clientRef
-	old      clientRef // while a new leg supersedes it
-	remote   string    // address of the latest client
-	tokens   tokenPair
-	timer    *time.Timer
-	timerAt  session.Time
-	held     int64 // what p.buffered counts for this session
-	retired  bool
+	mu        sync.Mutex
+	core      *session.Session
+	upstream  engine.Leg // nil once it is the engine's to close
+	client    clientRef
+	old       clientRef // while a new leg supersedes it
+	remote    string    // address of the latest client
+	tokens    tokenPair
+	timer     *time.Timer
+	timerAt   session.Time
+	held      int64          // what p.buffered counts for this session
+	harvested *session.Stats // what the counters have of this session
+	retired   bool
 }
 
 // clientRef is a client leg by both its names.

@@ -119,12 +119,12 @@ func TestDialSendsEndToEndHeaders(t *testing.T) {
 }
 
 func TestDialSendsNothingTheClientLeftOut(t *testing.T) {
-	r := handshake(t, "/")
+	r := handshake(t, "/", "X-Forwarded-For: 10.0.0.1") // which nobody believes
 	r.TLS = &tls.ConnectionState{}
 	header := sentFor(t, "", r, &net.UnixAddr{Name: "@", Net: "unix"})
 	for _, name := range []string{"User-Agent", "Accept-Encoding", "Sec-WebSocket-Protocol", "X-Forwarded-For"} {
 		if got := proxytest.HeaderValues(header, name); got != nil {
-			t.Errorf("upstream got %s %q, which the client did not send", name, got)
+			t.Errorf("upstream got %s %q, want none", name, got)
 		}
 	}
 	if got := proxytest.HeaderValues(header, "X-Forwarded-Proto"); !slices.Equal(got, []string{"https"}) {
@@ -245,6 +245,31 @@ func TestDialLeavesNoDeadline(t *testing.T) {
 		defer got.Conn.Close()
 		if _, err := io.ReadFull(got.Conn, make([]byte, 1)); err != nil {
 			t.Errorf("read an hour later: %v; want the byte that was sent then", err)
+		}
+	})
+}
+
+// A deadlineless conn brings its answer late, whatever the deadline.
+type deadlineless struct{ net.Conn }
+
+func (deadlineless) SetDeadline(time.Time) error { return nil }
+
+// An answer that comes just when the time is over must not get through with the deadline
+// that is being set.
+func TestDialAnswerAtTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dialerTo(t, "ws://upstream", 5*time.Second)
+		connect := proxytest.PipeUpstream(func(conn net.Conn, header string) {
+			time.Sleep(6 * time.Second)
+			io.WriteString(conn, proxytest.SwitchingProtocols(header))
+		})
+		d.netDial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := connect(ctx, network, address)
+			return deadlineless{conn}, err
+		}
+		conn, err := d.dial(t.Context(), handshake(t, "/"), testAddr, nil)
+		if conn != nil || statusOf(err) != 504 {
+			t.Errorf("got %v, %v (status %d); want 504", conn, err, statusOf(err))
 		}
 	})
 }
