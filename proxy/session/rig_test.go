@@ -168,6 +168,7 @@ func (r *rig) sent(leg Leg, data []byte) {
 
 func (r *rig) attach(received uint64) []string {
 	r.t.Helper()
+	start := len(r.log)
 	r.nonce++
 	// The shell adds the leg before it carries the effects out.
 	next := r.s.legs + 1
@@ -181,11 +182,12 @@ func (r *rig) attach(received uint64) []string {
 	case leg != next:
 		r.t.Fatalf("attached leg %d, want %d", leg, next)
 	}
-	return r.run()
+	r.run()
+	return r.log[start:]
 }
 
-// client is the current client leg.
-func (r *rig) client() Leg { return r.s.legs }
+// client is the latest client leg.
+func (r *rig) client() Leg { return max(1, r.s.legs) }
 
 func (r *rig) fromClient(b []byte) []string {
 	r.t.Helper()
