@@ -147,9 +147,7 @@ func (p *Proxy) resumeByKey(c *candidate, r *relay) bool {
 		return true
 	}
 	if err := r.attach(c.conn, c.early, c.answer(r.protocol, nil), cl); err != nil {
-		// Too late to answer with a status of one's own: a client that tries again will be right.
-		p.counters.refused[refusedConflict].Add(1)
-		p.farewell(c, []byte("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 0\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
+		p.tooLate(c)
 	}
 	return true
 }
@@ -195,29 +193,13 @@ func (p *Proxy) byToken(c *candidate) (*relay, claim) {
 // open dials the upstream for a new session and attaches the client to it. mine is the place that
 // was reserved for its key, or nil.
 func (p *Proxy) open(c *candidate, mine *place, mode session.Mode) {
-	filled := false
-	defer func() {
-		if mine != nil && !filled {
+	up, why := p.openUpstream(c)
+	if up == nil {
+		// Before the answer, which may take as long as the client likes.
+		if mine != nil {
 			p.sessions.giveUp(mine)
 		}
-	}()
-	if !p.admit(c.set) {
-		p.refuse(c.w, refusedLimit, http.StatusServiceUnavailable, "too many sessions (limits.max_sessions)")
-		return
-	}
-	admitted := true
-	defer func() {
-		if admitted {
-			p.live.Add(-1)
-		}
-	}()
-	up, err := c.set.dialer.dial(c.r.Context(), c.r, clientAddr(c.r), c.offer.App)
-	if err != nil {
-		p.refuseUpstream(c, err)
-		return
-	}
-	if !p.hijack(c) {
-		up.Conn.Close()
+		why()
 		return
 	}
 	r := &relay{
@@ -234,28 +216,37 @@ func (p *Proxy) open(c *candidate, mine *place, mode session.Mode) {
 	r.core = session.New(&c.set.core, mode, r.number, rand.Uint64(), p.now())
 	r.upstream = p.engine.Add(up.Conn, up.Early, r)
 	// From here on the session is its own: it ends when its core says so.
-	admitted, filled = false, true
 	p.counters.opened[mode].Add(1)
 	p.sessions.fill(mine, r)
 	cl := claim{fresh: newSecret(), nonce: rand.Uint64()}
 	if err := r.attach(c.conn, c.early, c.answer(up.Protocol, up.Header), cl); err != nil {
-		p.farewell(c, nil) // the upstream ended, or another client came first and conflicts are refused
+		p.tooLate(c) // another client came first and conflicts are refused, or the proxy stops
 	}
 }
 
-// admit counts a new session against limits.max_sessions.
-func (p *Proxy) admit(set *settings) bool {
-	if p.live.Add(1) > int64(set.cfg.Limits.MaxSessions) {
+// openUpstream dials for a new session, counts it against the limit, and takes the client's
+// connection over. Without an upstream, why answers the client.
+func (p *Proxy) openUpstream(c *candidate) (up *upstreamConn, why func()) {
+	if p.live.Add(1) > int64(c.set.cfg.Limits.MaxSessions) {
 		p.live.Add(-1)
-		return false
+		return nil, func() {
+			p.refuse(c.w, refusedLimit, http.StatusServiceUnavailable, "too many sessions (limits.max_sessions)")
+		}
 	}
-	return true
+	up, err := c.set.dialer.dial(c.r.Context(), c.r, addr(c.r.RemoteAddr), c.offer.App)
+	if err != nil {
+		p.live.Add(-1)
+		return nil, func() { p.refuseUpstream(c, err) }
+	}
+	if !p.hijack(c) {
+		p.live.Add(-1)
+		up.Conn.Close()
+		return nil, func() {}
+	}
+	return up, nil
 }
 
-func clientAddr(r *http.Request) net.Addr {
-	return addr(r.RemoteAddr)
-}
-
+// addr is a client's address as net/http knows it.
 type addr string
 
 func (addr) Network() string  { return "tcp" }
@@ -304,6 +295,13 @@ func (p *Proxy) answerAndClose(c *candidate, code uint16, reason string) {
 	if p.hijack(c) {
 		p.farewell(c, frame.AppendClose(c.answer("", nil), code, reason, nil))
 	}
+}
+
+// tooLate answers a client whose session changed while its handshake was on its way: if it tries
+// again it will be told, or served, as things are then.
+func (p *Proxy) tooLate(c *candidate) {
+	p.counters.refused[refusedConflict].Add(1)
+	p.farewell(c, []byte("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 0\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
 }
 
 // farewell writes last bytes to a hijacked connection and closes it once the client has had
