@@ -174,7 +174,7 @@ func (k *checker) together() {
 
 // overlap reports whether two listeners would be in each other's way.
 func overlap(a, b Address) bool {
-	if a.IsZero() || b.IsZero() || a.Network != b.Network {
+	if a.IsZero() || a.Network != b.Network {
 		return false
 	}
 	if a.Network == "unix" {
