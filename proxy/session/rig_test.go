@@ -28,7 +28,9 @@ type rig struct {
 	nonce   uint64
 	acked   uint64 // what Probe answers
 	known   bool
-	blocked map[Leg]bool // legs whose next Send leaves a backlog
+	blocked map[Leg]bool   // legs whose next Send leaves a backlog
+	waiting map[Leg][]byte // what was not consumed
+	resumed []Leg
 }
 
 // rigLeg is the far end of one leg: it reads strictly.
@@ -70,7 +72,7 @@ func testConfig() Config {
 }
 
 func newRig(t testing.TB, mode Mode, cfg Config) *rig {
-	r := &rig{t: t, cfg: cfg, now: Time(time.Hour), legs: map[Leg]*rigLeg{}, open: map[Leg]bool{Upstream: true}, blocked: map[Leg]bool{}}
+	r := &rig{t: t, cfg: cfg, now: Time(time.Hour), legs: map[Leg]*rigLeg{}, open: map[Leg]bool{Upstream: true}, blocked: map[Leg]bool{}, waiting: map[Leg][]byte{}}
 	r.legs[Upstream] = &rigLeg{in: wireReader{fromClient: true}}
 	if cfg.Dedup != nil {
 		r.cache = cfg.Dedup.(*ids)
@@ -94,7 +96,31 @@ func (r *rig) run() []string {
 		}
 		r.s.Continue(r.now, &r.fx)
 	}
+	for len(r.resumed) > 0 {
+		leg := r.resumed[0]
+		r.resumed = r.resumed[1:]
+		r.handOver(leg)
+	}
 	return r.log[start:]
+}
+
+// handOver gives the session what a leg has received, as long as it takes it.
+func (r *rig) handOver(leg Leg) {
+	r.t.Helper()
+	for len(r.waiting[leg]) > 0 && !r.s.Paused(leg) {
+		b := r.waiting[leg]
+		var n int
+		if leg == Upstream {
+			n = r.s.UpstreamBytes(r.now, b, &r.fx)
+		} else {
+			n = r.s.ClientBytes(r.now, leg, b, &r.fx)
+		}
+		r.waiting[leg] = b[n:]
+		r.run()
+	}
+	if n := len(r.waiting[leg]); n > 0 {
+		r.note("%d bytes of %s wait", n, legName(leg))
+	}
 }
 
 func (r *rig) note(format string, args ...any) { r.log = append(r.log, fmt.Sprintf(format, args...)) }
@@ -135,6 +161,9 @@ func (r *rig) effect(e *Effect) {
 		r.note("forget")
 	default:
 		r.note("%v %s", e.Kind, name)
+		if e.Kind == Resume {
+			r.resumed = append(r.resumed, e.Leg)
+		}
 	}
 }
 
@@ -153,7 +182,7 @@ func (r *rig) sent(leg Leg, data []byte) {
 			far.pings = append(far.pings, f.payload)
 			r.note("to %s: ping #%d", legName(leg), binary.BigEndian.Uint64(f.payload[8:]))
 		default:
-			r.note("to %s: %s", legName(leg), strings.ReplaceAll(f.String(), `\x1e`, "␞"))
+			r.note("to %s: %s", legName(leg), f.String())
 		}
 	}
 	if len(far.in.buf) > 0 {
@@ -197,20 +226,8 @@ func (r *rig) fromClient(b []byte) []string {
 func (r *rig) fromLeg(leg Leg, b []byte) []string {
 	r.t.Helper()
 	start := len(r.log)
-	for len(b) > 0 {
-		var n int
-		if leg == Upstream {
-			n = r.s.UpstreamBytes(r.now, b, &r.fx)
-		} else {
-			n = r.s.ClientBytes(r.now, leg, b, &r.fx)
-		}
-		r.run()
-		b = b[n:]
-		if len(b) > 0 && r.s.Paused(leg) {
-			r.note("%d bytes of %s wait", len(b), legName(leg))
-			break
-		}
-	}
+	r.waiting[leg] = append(r.waiting[leg], b...)
+	r.handOver(leg)
 	return r.log[start:]
 }
 

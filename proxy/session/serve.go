@@ -59,9 +59,12 @@ func (s *Session) serve(now Time, fx *Effects) {
 	if c.id == 0 {
 		return
 	}
+	if s.received > c.acked && c.ackAt == 0 && !c.ackDue && s.mode == Counted {
+		c.ackAt = now.add(ackInterval)
+	}
 	if !c.blocked && !c.closing {
 		if s.mode == Counted {
-			s.sendControls(now, fx) // before data: the welcome comes first
+			s.sendControls(fx) // before data: the welcome comes first
 		}
 		if w.unsent() {
 			fx.send(c.id, w.next(pumpBytes))
@@ -74,7 +77,7 @@ func (s *Session) serve(now Time, fx *Effects) {
 		return
 	}
 	if s.mode == Counted {
-		s.sendControls(now, fx)
+		s.sendControls(fx)
 	}
 	if w.atFrame() {
 		if len(c.replies) > 0 {
@@ -94,7 +97,7 @@ func (s *Session) serve(now Time, fx *Effects) {
 
 // sendControls sends the control messages that are due, if the client is between two
 // messages.
-func (s *Session) sendControls(now Time, fx *Effects) {
+func (s *Session) sendControls(fx *Effects) {
 	c := &s.client
 	if !s.win.atMessage() {
 		return
@@ -120,14 +123,9 @@ func (s *Session) sendControls(now Time, fx *Effects) {
 		c.pongDue = false
 		text(resume.AppendPong)
 	}
-	if s.received > c.acked {
-		if c.ackAt == 0 && !c.ackDue {
-			c.ackAt = now.add(ackInterval)
-		}
-		if c.ackDue || c.ackAt <= now || c.unacked >= ackBytes {
-			c.acked, c.unacked, c.ackAt, c.ackDue = s.received, 0, 0, false
-			text(func(dst []byte) []byte { return resume.AppendAck(dst, s.received) })
-		}
+	if s.received > c.acked && (c.ackDue || c.unacked >= ackBytes) {
+		c.acked, c.unacked, c.ackAt, c.ackDue = s.received, 0, 0, false
+		text(func(dst []byte) []byte { return resume.AppendAck(dst, s.received) })
 	}
 }
 

@@ -14,7 +14,7 @@ type beat struct {
 	awaiting bool   // a ping has been sent since anything came
 	sent     uint64 // bytes of control frames since acked was looked at
 	acked    uint64 // what the peer's TCP had acknowledged at the first miss
-	known    bool   // the system can tell
+	known    bool   // acked is: the system can tell
 }
 
 // start begins at a random moment of the interval, so that a storm of connections does not
@@ -30,7 +30,7 @@ func (b *beat) tick(h *Heartbeat, now Time, alive bool) (missed bool) {
 	b.at = now.add(h.Interval)
 	b.heard = false
 	if alive || !b.awaiting {
-		b.missed = 0
+		b.missed, b.known = 0, false
 	} else {
 		b.missed++
 	}

@@ -140,6 +140,8 @@ func (w *window) put() {
 func (w *window) clear() {
 	w.last = w.len()
 	w.drop(w.len())
+	w.base = w.complete
+	w.sentMsgs = w.base
 }
 
 // messageLen is the length in bytes of the whole message at the start of b.

@@ -3,6 +3,8 @@ package session
 import (
 	"encoding/binary"
 	"fmt"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -39,10 +41,14 @@ func (f wireFrame) String() string {
 	if !f.fin {
 		name += " (unfinished)"
 	}
-	if len(f.payload) > 60 {
+	if len(f.payload) > 200 {
 		return fmt.Sprintf("%s %q… (%d bytes)", name, f.payload[:20], len(f.payload))
 	}
-	return fmt.Sprintf("%s %q", name, f.payload)
+	text := strings.ReplaceAll(string(f.payload), "\x1e", "␞") // the escape of tideover.v1
+	if strings.Contains(text, `"`) && strconv.CanBackquote(text) {
+		return name + " " + text
+	}
+	return fmt.Sprintf("%s %q", name, text)
 }
 
 // A wireReader is a strict endpoint: it takes the bytes of one direction of a leg and fails on
