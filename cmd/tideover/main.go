@@ -55,10 +55,10 @@ func (p *program) run(ctx context.Context, args []string) int {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &usage):
-		fmt.Fprintf(p.stderr, "tideover: %v\nRun '%s --help' for usage.\n", err, cmd.CommandPath())
+		_, _ = fmt.Fprintf(p.stderr, "tideover: %v\nRun '%s --help' for usage.\n", err, cmd.CommandPath())
 		return exitUsage
 	case !errors.Is(err, errReported):
-		fmt.Fprintf(p.stderr, "tideover: %v\n", err)
+		_, _ = fmt.Fprintf(p.stderr, "tideover: %v\n", err)
 	}
 	return exitError
 }
@@ -145,7 +145,7 @@ func (p *program) load(path string) (*config.Config, error) {
 	cfg, err := config.Load(path)
 	var mistakes config.Errors
 	if errors.As(err, &mistakes) {
-		fmt.Fprintln(p.stderr, mistakes)
+		_, _ = fmt.Fprintln(p.stderr, mistakes)
 		return nil, errReported
 	}
 	return cfg, err
