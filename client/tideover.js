@@ -440,27 +440,23 @@ class TideoverSocket extends EventTarget {
       this.#trim(+/^received=(\d+)$/.exec(reason)?.[1]);
       if (this.#token) this.#tries = 0;
       this.#token = '';
-      this.dispatchEvent(new Event('sessionlost'));
     } else if (code != ABNORMAL && code != RESTART && !(this.#plain && code == 1001)) {
       return this.#end(code, reason, wasClean);
     }
-    if (this.#since) this.#become('away');
-    if (!this.#token) {
-      if (foreign && !plain) {
-        this.#plain = !this.#plain;
-        if (this.#plain) return this.#connect();
-      }
-      if (strict) return this.#end(code, reason, wasClean);
-    }
     if (up) this.#tries = 0;
-    if (this.#tries >= maxRetries) return this.#end(ABNORMAL);
-    // The first retry is at once, unless many clients were sent away together or it would be a tight loop.
-    const hasty = code == RESTART || code == OVER_LIMIT || (up && Date.now() - this.#since < initialDelay);
-    const n = this.#tries++;
-    this.#later(
-      () => this.#connect(),
-      n || hasty ? Math.random() * Math.min(maxDelay, initialDelay * 2 ** (n - 1)) : 0,
-    );
+    if (!this.#token && foreign && !plain && (this.#plain = !this.#plain)) this.#connect();
+    else if (!this.#token && strict) return this.#end(code, reason, wasClean);
+    else if (this.#tries >= maxRetries) return this.#end(ABNORMAL);
+    else {
+      // The first retry is at once, unless many clients were sent away together or it would be a tight loop.
+      const spread = code == RESTART || code == OVER_LIMIT || (up && Date.now() - this.#since < initialDelay);
+      const n = this.#tries++;
+      const most = n || spread ? Math.min(maxDelay, initialDelay * 2 ** (n - 1)) : 0;
+      this.#later(() => this.#connect(), Math.random() * most);
+    }
+    // Last, as listeners may call close().
+    if (this.#since) this.#become('away');
+    if (lost) this.dispatchEvent(new Event('sessionlost'));
   }
 
   #end(code, reason = '', wasClean = false) {

@@ -381,6 +381,18 @@ test('close while away gives up when that try fails', () => {
   assert.deepEqual(seen, ['open', 'error', ['close', 1006, '', false]]);
 });
 
+test('close from within the events of a drop', () => {
+  for (const type of ['statechange', 'sessionlost']) {
+    const { socket, WebSocket, seen } = open({ onSessionLost: 'continue' });
+    WebSocket.last.welcome();
+    socket.addEventListener(type, () => socket.state === 'away' && socket.close());
+    WebSocket.last.lose(1013);
+    tick(1e6);
+    assert.equal(WebSocket.legs.length, 2, 'one more try, not two');
+    assert.deepEqual(seen.at(-1), ['close', 1006, '', false]);
+  }
+});
+
 test('close between two tries to connect for the first time', () => {
   const { socket, WebSocket, seen } = open({ plain: true });
   WebSocket.last.lose();
