@@ -157,7 +157,7 @@ events:
   reconnected: '{"t":3}'
   left: '{"t":4}'
   away_after: 2s
-http: {passthrough: false}
+http: {passthrough: false, inject_client: true}
 limits:
   max_sessions: 10
   max_message_bytes: 1024
@@ -199,6 +199,7 @@ limits:
 			Joined: template(`{"t":1}`), Away: template(`{"t":2}`), Reconnected: template(`{"t":3}`), Left: template(`{"t":4}`),
 			AwayAfter: 2 * time.Second,
 		},
+		HTTP: HTTP{InjectClient: true},
 		Limits: Limits{
 			MaxSessions: 10, MaxMessageBytes: 1024, MaxBufferBytes: 1 << 30, HandshakeTimeout: 3 * time.Second,
 			AllowedOrigins: []Origin{"https://app.example", "http://localhost:3000", "https://*.example"},

@@ -16,7 +16,6 @@ var notYet = []string{
 	"replay.last_id_param",
 	"replay.retain",
 	"events.webhook",
-	"http.inject_client",
 	"limits.max_sessions_per_ip",
 	"limits.trusted_proxies",
 	"shutdown",

@@ -30,6 +30,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.handshake(set, w, r)
 	case r.URL.Path == clientPath:
 		p.serveClient(w, r)
+	case r.URL.Path == injectPath && set.cfg.HTTP.InjectClient:
+		p.serveInject(w, r)
 	case set.passthrough != nil:
 		set.passthrough.ServeHTTP(w, r)
 	default:

@@ -75,6 +75,7 @@ func upgradeOnly(w http.ResponseWriter, _ *http.Request) {
 type passthrough struct {
 	url       config.URL
 	outages   *outageLog
+	inject    *injector // nil: off
 	transport *http.Transport
 	proxy     *httputil.ReverseProxy
 }
@@ -154,6 +155,9 @@ func (p *passthrough) rewrite(pr *httputil.ProxyRequest) {
 		out.Header.Set("Te", "trailers") // ReverseProxy relays them
 	}
 	setForwarded(out.Header, pr.In, pr.In.RemoteAddr)
+	if p.inject != nil {
+		p.inject.request(out)
+	}
 }
 
 func (p *passthrough) answered(resp *http.Response) error {
@@ -161,6 +165,9 @@ func (p *passthrough) answered(resp *http.Response) error {
 		return fmt.Errorf("%w: 101 to a request that asks for no upgrade (RFC 9110 section 15.2.2)", errBroken)
 	}
 	p.outages.note(nil)
+	if p.inject != nil {
+		p.inject.answer(resp)
+	}
 	return nil
 }
 

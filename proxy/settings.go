@@ -50,6 +50,9 @@ func newSettings(cfg *config.Config, ids *dedup.Cache, log *zap.Logger) (*settin
 	}
 	if cfg.HTTP.Passthrough {
 		set.passthrough = newPassthrough(cfg.Upstream, outages)
+		if cfg.HTTP.InjectClient {
+			set.passthrough.inject = &injector{log: log}
+		}
 	}
 	if cfg.Dedup.Enabled {
 		path, err := dedup.ParsePath(cfg.Dedup.IDPath)
