@@ -27,8 +27,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tideover/tideover/config"
 	"go.uber.org/zap"
+
+	"github.com/tideover/tideover/config"
 )
 
 //go:embed page chat

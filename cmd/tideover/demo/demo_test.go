@@ -11,9 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tideover/tideover/config"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/tideover/tideover/config"
 )
 
 func TestRunServesBothColumnsAndEndsCleanly(t *testing.T) {

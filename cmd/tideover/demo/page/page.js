@@ -84,12 +84,10 @@ class Column {
       tape.replaceChildren(...Array.from(count.tape, (mark) => element('i', mark)));
     }
 
-    const harm = [lost && `${lost} lost`, twice && `${twice} twice`].filter(Boolean).join(', ');
-    const verdict = $('.verdict', section);
-    if (harm) this.tell(verdict, 'bad', harm + (late && waiting ? `, ${waiting} waiting` : ''));
-    else if (late && cuts) this.tell(verdict, 'wait', `${waiting} waiting`);
-    else if (cuts) this.tell(verdict, 'good', 'Nothing lost, nothing twice');
-    else this.tell(verdict, 'calm', 'All is well, so far');
+    const [mood, words] = cuts ? verdict(lost, twice, waiting, late) : ['calm', 'All is well, so far'];
+    const line = $('.verdict', section);
+    line.dataset.mood = mood;
+    setText(line, words);
 
     for (const person of figures.people ?? []) this.present(person);
     const { left, joined, away, reconnected } = figures.noise;
@@ -121,11 +119,17 @@ class Column {
     setText(cell, String(value));
     cell.dataset.mood = mood;
   }
+}
 
-  tell(verdict, mood, text) {
-    verdict.dataset.mood = mood;
-    setText(verdict, text);
-  }
+// verdict sums a column up, once the network has been broken.
+function verdict(lost, twice, waiting, late) {
+  const parts = [];
+  if (lost) parts.push(`${lost} lost`);
+  if (twice) parts.push(`${twice} twice`);
+  if (late && waiting) parts.push(`${waiting} waiting`);
+  if (lost) return ['bad', parts.join(', ')];
+  if (late) return ['wait', parts.join(', ') || 'Cut off'];
+  return twice ? ['wait', `Nothing lost, ${parts[0]}`] : ['good', 'Nothing lost, nothing twice'];
 }
 
 function element(name, className, text = '') {
