@@ -36,8 +36,8 @@ const start = {
     const tab = await open();
     await tab.goto(page);
     return async ({cmd, text}) => {
-      if (cmd === 'reload') await tab.reload();
-      else emit({ev: 'value', data: JSON.stringify(await tab.evaluate(text))});
+      const value = cmd === 'reload' ? (await tab.reload()).status() : await tab.evaluate(text);
+      emit({ev: 'value', data: JSON.stringify(value)});
     };
   },
 };

@@ -274,7 +274,7 @@ func TestKubernetesManifest(t *testing.T) {
 			flat[key] = value
 		}
 	}
-	p := startProxy(t, freeAddr(t), flat)
+	p := startProxy(t, freeAddrs(t, 1)[0], flat)
 	for name, probe := range map[string]*probe{"startup": sidecar.StartupProbe, "readiness": sidecar.ReadinessProbe, "liveness": sidecar.LivenessProbe} {
 		if probe == nil || ports[probe.HTTPGet.Port] != cfg.Admin.Listen.String() {
 			t.Errorf("the %s probe does not ask the admin port", name)

@@ -19,8 +19,9 @@ func startGorilla(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for range 3 {
-		addr := freeAddr(t)
+		addr := freeAddrs(t, 1)[0]
 		p := start(t, built[1], built[0], "-addr", addr)
+		t.Cleanup(p.kill) // it ends in no other way
 		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			if response, err := http.Get("http://" + addr + "/"); err == nil {
 				response.Body.Close()
@@ -102,7 +103,9 @@ func TestGorillaPageIsReloaded(t *testing.T) {
 		post(t, bob, text)
 	}
 	s.network.SetDown(false)
-	alice.command(t, "reload", nil)
+	if status := ask(t, alice, "reload", nil); status != "200" {
+		t.Fatalf("reloading the page: %s", status)
+	}
 	waitShown(t, alice, "Well, then")
 	post(t, alice, "I am back")
 	waitShown(t, bob, "I am back")
@@ -159,9 +162,15 @@ func waitShown(t *testing.T, page *process, text string) {
 // evaluate runs a script in the page and returns its value as JSON.
 func evaluate(t *testing.T, page *process, script string) string {
 	t.Helper()
+	return ask(t, page, "eval", map[string]any{"text": script})
+}
+
+// ask gives the page a command and returns the answer, JSON.
+func ask(t *testing.T, page *process, command string, fields map[string]any) string {
+	t.Helper()
 	isValue := func(e event) bool { return e.Ev == "value" }
 	before := len(filter(page.log(), isValue))
-	page.command(t, "eval", map[string]any{"text": script})
-	page.waitCount(t, "value of a script", before+1, isValue)
+	page.command(t, command, fields)
+	page.waitCount(t, "answer of the page", before+1, isValue)
 	return filter(page.log(), isValue)[before].Data
 }

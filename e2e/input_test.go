@@ -14,13 +14,11 @@ import (
 	"github.com/tideover/tideover/proxy/proxytest"
 )
 
-const mask = "\xa1\xb2\xc3\xd4"
-
 // What a client may not send ends its connection with the code that says why. Its session is kept for its
 // return, and nobody else notices.
 func TestBadFramesOfClients(t *testing.T) {
 	t.Parallel()
-	p := startProxy(t, newEcho(t, nil), settings{"limits.max_message_bytes": "1KiB"})
+	p := startProxy(t, newEcho(t, nil), quietly(settings{"limits.max_message_bytes": "1KiB"}))
 	bystander := dialRaw(t, "ws://"+p.addr+"/?client_id=bystander")
 	long := strings.Repeat("x", 600)
 	for name, c := range map[string]struct {
@@ -59,7 +57,7 @@ func TestBadFramesOfClients(t *testing.T) {
 			bad.wantEcho(t, "before")
 			bad.send(t, c.bytes)
 			bad.wantClose(t, c.code)
-			dialRaw(t, url).wantEcho(t, "after")
+			dialRaw(t, url).wantEcho(t, "after", "before")
 		})
 	}
 	t.Cleanup(func() { bystander.wantEcho(t, "still here") })
@@ -76,7 +74,7 @@ func idOf(t *testing.T) (id uint32) {
 // Ids that are no proper JSON, or no proper UTF-8, are no ids: such messages pass as they are, twice too.
 func TestBadIDsPass(t *testing.T) {
 	t.Parallel()
-	p := startProxy(t, newEcho(t, nil), nil)
+	p := startProxy(t, newEcho(t, nil), quietly(nil))
 	c := dialRaw(t, "ws://"+p.addr+"/?client_id=a")
 	for _, text := range []string{
 		`{"id":`, `{"id":"a`, `{"id":"\ud800"}`, `{"id":"\u12"}`, `{"id":{"id":1}}`, `{"id":null}`, `{"id":[1]}`, `[{"id":1}]`, `{"id":01}`,
@@ -95,7 +93,7 @@ func TestBadIDsPass(t *testing.T) {
 // Announcing much and sending little costs the proxy little: memory is taken for what has come.
 func TestAnnouncedBytesAreNotReserved(t *testing.T) {
 	t.Parallel()
-	p := startProxy(t, newEcho(t, nil), nil)
+	p := startProxy(t, newEcho(t, nil), quietly(nil))
 	before := residentBytes(t, p)
 	var clients []*rawClient
 	for i := range 40 {
@@ -281,7 +279,7 @@ func TestBadAnswersOfUpstreams(t *testing.T) {
 // No upstream: every client gets a 502, the log one line.
 func TestUpstreamUnreachable(t *testing.T) {
 	t.Parallel()
-	p := startProxy(t, freeAddr(t), nil)
+	p := startProxy(t, freeAddrs(t, 1)[0], nil)
 	p.expect("upstream")
 	for i := range 20 {
 		if status, err := answerTo(p.addr, handshake(fmt.Sprintf("/?client_id=%d", i))); err != nil || status != 502 {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -16,6 +17,13 @@ import (
 // settings are keys of the configuration with their dots ("session.grace"), and values.
 type settings map[string]any
 
+// quietly adds settings to those that turn events off, for backends that would send them back.
+func quietly(extra settings) settings {
+	all := settings{"events.away": nil, "events.reconnected": nil, "events.left": nil}
+	maps.Copy(all, extra)
+	return all
+}
+
 // A proxy is a running tideover.
 type proxy struct {
 	*process
@@ -29,7 +37,8 @@ type proxy struct {
 func startProxy(t *testing.T, backend string, extra settings) *proxy {
 	t.Helper()
 	for range 3 {
-		p := &proxy{addr: freeAddr(t), admin: freeAddr(t)}
+		free := freeAddrs(t, 2)
+		p := &proxy{addr: free[0], admin: free[1]}
 		all := settings{
 			"listen":             p.addr,
 			"admin.listen":       p.admin,
@@ -41,9 +50,7 @@ func startProxy(t *testing.T, backend string, extra settings) *proxy {
 			"events.left":        `{"type":"user_left","username":"${query.username}"}`,
 			"shutdown.drain":     nil,
 		}
-		for key, value := range extra {
-			all[key] = value
-		}
+		maps.Copy(all, extra)
 		p.process = start(t, "", tideover(t), "run", "--config", writeConfig(t, all))
 		if p.ready() {
 			t.Cleanup(func() { p.stopCleanly(t) })
@@ -57,15 +64,18 @@ func startProxy(t *testing.T, backend string, extra settings) *proxy {
 	return nil
 }
 
-// freeAddr returns a loopback address that nobody listened on a moment ago.
-func freeAddr(t *testing.T) string {
+// freeAddrs returns different loopback addresses that nobody listened on a moment ago.
+func freeAddrs(t *testing.T, count int) (addrs []string) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range count {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		addrs = append(addrs, ln.Addr().String())
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return addrs
 }
 
 // writeConfig writes a configuration file; a nil value leaves its key out.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +25,15 @@ type rawClient struct {
 	buffered io.Reader
 }
 
-func (c *rawClient) Read(p []byte) (int, error) { return c.buffered.Read(p) }
+func (c *rawClient) Read(p []byte) (int, error) {
+	c.SetDeadline(time.Now().Add(patience))
+	return c.buffered.Read(p)
+}
+
+func (c *rawClient) Write(p []byte) (int, error) {
+	c.SetDeadline(time.Now().Add(patience))
+	return c.Conn.Write(p)
+}
 
 // dialRaw opens a WebSocket at url.
 func dialRaw(t *testing.T, url string) *rawClient {
@@ -43,7 +52,6 @@ func tryRaw(url string) (*rawClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn.SetDeadline(time.Now().Add(patience))
 	c := &rawClient{conn, conn}
 	if early != nil {
 		c.buffered = early
@@ -63,24 +71,42 @@ func (c *rawClient) sendText(t *testing.T, text string) {
 	c.send(t, masked(text))
 }
 
-// wantText reads up to the next message, answering pings, and compares.
+// wantText reads up to the next message and compares.
 func (c *rawClient) wantText(t *testing.T, text string) {
 	t.Helper()
-	got, err := wsutil.ReadServerText(c)
-	if err != nil || string(got) != text {
-		t.Fatalf("received %q, %v; want %q", got, err, text)
+	if got := c.readText(t); got != text {
+		t.Fatalf("received %q, want %q", got, text)
 	}
 }
 
-// wantEcho shows that the session is alive in both directions.
-func (c *rawClient) wantEcho(t *testing.T, text string) {
+// readText reads up to the next message, answering pings.
+func (c *rawClient) readText(t *testing.T) string {
 	t.Helper()
-	c.sendText(t, text)
-	c.wantText(t, text)
+	text, err := wsutil.ReadServerText(c)
+	if err != nil {
+		t.Fatalf("receive a message: %v", err)
+	}
+	return string(text)
 }
 
-// wantClose reads up to the end of the connection, in which a Close with this code must come, and last. Code
-// 1006 stands for none.
+// wantEcho shows that the session is alive in both directions. Only messages of before, which a client
+// that resumes may get again, may come first.
+func (c *rawClient) wantEcho(t *testing.T, text string, before ...string) {
+	t.Helper()
+	c.sendText(t, text)
+	for {
+		got := c.readText(t)
+		if got == text {
+			return
+		}
+		if !slices.Contains(before, got) {
+			t.Fatalf("received %q, want %q", got, text)
+		}
+	}
+}
+
+// wantClose reads up to the end of the connection, answering pings and the Close. That one must have this
+// code, and nothing may follow it. Code 1006 stands for no Close.
 func (c *rawClient) wantClose(t *testing.T, code ws.StatusCode) {
 	t.Helper()
 	got, reason := ws.StatusAbnormalClosure, ""
@@ -95,8 +121,12 @@ func (c *rawClient) wantClose(t *testing.T, code ws.StatusCode) {
 		if got != ws.StatusAbnormalClosure {
 			t.Fatalf("a frame came after the Close: %v", f.Header)
 		}
-		if f.Header.OpCode == ws.OpClose {
+		switch f.Header.OpCode {
+		case ws.OpPing:
+			io.WriteString(c, frame(0x8A, mask, string(f.Payload)))
+		case ws.OpClose:
 			got, reason = ws.ParseCloseFrameData(f.Payload)
+			io.WriteString(c, frame(0x88, mask, string(f.Payload)))
 		}
 	}
 	if got != code {
@@ -104,8 +134,10 @@ func (c *rawClient) wantClose(t *testing.T, code ws.StatusCode) {
 	}
 }
 
+const mask = "\xa1\xb2\xc3\xd4"
+
 // masked is a client's text message.
-func masked(text string) string { return frame(0x81, "\x01\x02\x03\x04", text) }
+func masked(text string) string { return frame(0x81, mask, text) }
 
 // frame is a frame with this first byte and, unless it is empty, this mask.
 func frame(first byte, mask, payload string) string {

@@ -24,6 +24,7 @@ type Network struct {
 
 	mu      sync.Mutex
 	wires   []*Wire
+	prepare func(i int, w *Wire)
 	refused int
 	down    bool
 	closed  bool
@@ -65,6 +66,14 @@ func (n *Network) SetDown(down bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.down = down
+}
+
+// Prepare has f called with each new connection, the i-th since the start (from 0), before it carries
+// anything: a fault that f arms holds for the first byte already. f must not call back into n.
+func (n *Network) Prepare(f func(i int, w *Wire)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.prepare = f
 }
 
 // Accepted is how many connections have got through so far, Refused how many came while
@@ -170,6 +179,9 @@ func (n *Network) add(client, server *net.TCPConn) bool {
 		return false
 	}
 	w := newWire(client, server)
+	if n.prepare != nil {
+		n.prepare(len(n.wires), w)
+	}
 	n.wires = append(n.wires, w)
 	close(n.changed)
 	n.changed = make(chan struct{})

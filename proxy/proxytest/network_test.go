@@ -231,3 +231,30 @@ func TestDownNetworkRefusesAndCounts(t *testing.T) {
 		t.Errorf("%d connections open after the reset, want none", n.Open())
 	}
 }
+
+func TestPrepareComesBeforeTheFirstByte(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	n := NewNetwork(t, ln.Addr().String())
+	n.Prepare(func(i int, w *Wire) { w.ResetAfter(ServerSide, int64(i)) })
+	for i := range 3 {
+		client, err := net.Dial("tcp", n.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		server, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		send(t, client, "12345")
+		wantEnd(t, client, syscall.ECONNRESET)
+		if w := n.Last(); w.Moved(ServerSide) != int64(i) {
+			t.Errorf("connection %d carried %d bytes before its reset, want %d", i, w.Moved(ServerSide), i)
+		}
+	}
+}
