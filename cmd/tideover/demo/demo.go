@@ -181,8 +181,8 @@ func serve(ctx context.Context, l net.Listener, handler http.Handler) error {
 	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	err := server.Shutdown(patience)
-	server.Close()
-	<-stopped
+	_ = server.Close() // those that Shutdown lost patience with
+	_ = <-stopped      // http.ErrServerClosed
 	return err
 }
 

@@ -34,6 +34,6 @@ func onSocket(c net.Conn, do func(fd int) error) {
 		return
 	}
 	if raw, err := tcp.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) { do(int(fd)) })
+		_ = raw.Control(func(fd uintptr) { _ = do(int(fd)) })
 	}
 }

@@ -202,7 +202,7 @@ func abort(c net.Conn) {
 
 func resetOnClose(c net.Conn) {
 	if tcp, ok := c.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
+		_ = tcp.SetLinger(0) // fails if it is closed already
 	}
 }
 

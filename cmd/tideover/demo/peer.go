@@ -100,7 +100,7 @@ func (p *peer) Write(frame []byte) (int, error) {
 // the peer has stopped listening.
 func (p *peer) close() {
 	farewell := ws.MaskFrameInPlace(ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusNormalClosure, "")))
-	p.Write(ws.MustCompileFrame(farewell))
+	_, _ = p.Write(ws.MustCompileFrame(farewell)) // it may be gone already
 	p.conn.Close()
 	<-p.stopped
 }
