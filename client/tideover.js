@@ -76,7 +76,6 @@ class TideoverSocket extends EventTarget {
   #extensions = '';
   #binaryType = 'blob';
   #told = 0; // `pending` as the last event had it
-  #telling = false;
   #discarded = 0; // bytes sent after close(): the standard wants them in bufferedAmount
 
   // The session. Messages are counted from 1 each way; #message alone counts those that come, #trim those that went.
@@ -120,11 +119,10 @@ class TideoverSocket extends EventTarget {
     this.#offer = (Object(protocols) === protocols ? [...protocols] : [protocols]).map(String);
     const seen = new Set([V1]);
     for (const name of this.#offer) {
-      const folded = name.toLowerCase();
-      if (!TOKEN.test(name) || seen.has(folded)) {
+      if (!TOKEN.test(name) || seen.has(name)) {
         throw exception('SyntaxError', `TideoverSocket: bad or repeated subprotocol ${name}`);
       }
-      seen.add(folded);
+      seen.add(name);
     }
 
     const listen = (target, type, listener) =>
@@ -178,7 +176,7 @@ class TideoverSocket extends EventTarget {
     const size = blob ? blob.size : (data.byteLength ?? encoder.encode(data).length);
     if (this.#readyState == OPEN && this.#state == 'away' && this.#queued + size > this.#options.maxBuffered) {
       if (!this.#options.strict) {
-        throw exception('QuotaExceededError', `send: ${this.#queued} bytes wait for the connection already, see maxBuffered`);
+        throw exception('QuotaExceededError', `send: ${this.#queued} bytes wait already, see maxBuffered`);
       }
       this.#leave();
       this.#later(() => this.#end(ABNORMAL), 0);
@@ -268,11 +266,9 @@ class TideoverSocket extends EventTarget {
     this.dispatchEvent(new Event('statechange'));
   }
 
+  // Once for all that happens in one go.
   #tell() {
-    if (this.#telling) return;
-    this.#telling = true;
     queueMicrotask(() => {
-      this.#telling = false;
       if (this.#told == this.pending) return;
       this.#told = this.pending;
       this.dispatchEvent(new Event('pending'));

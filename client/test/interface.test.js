@@ -74,11 +74,11 @@ test('a bad URL is a SyntaxError, a missing one a TypeError', () => {
 
 test('a bad or repeated subprotocol is a SyntaxError', () => {
   for (const protocols of [
-    '', ' ', 'a b', 'a,b', 'a/b', 'ä', '\x7f', ['a', 'a'], ['a', 'A'], ['a', ''], [null, 'null'], 'tideover.v1',
+    '', ' ', 'a b', 'a,b', 'a/b', 'ä', '\x7f', ['a', 'a'], ['a', ''], [null, 'null'], 'tideover.v1',
   ]) {
     throwsDOM('SyntaxError', () => make('ws://a', protocols));
   }
-  for (const protocols of [undefined, [], 'a', ['a', 'b'], "!#$%&'*+-.^_`|~09azAZ", new Set(['a', 'b'])]) {
+  for (const protocols of [undefined, [], 'a', ['a', 'b'], ['a', 'A'], "!#$%&'*+-.^_`|~09azAZ", new Set(['a', 'b'])]) {
     make('ws://a', protocols);
   }
 });

@@ -49,3 +49,17 @@ test('the types and the class have the same members', async () => {
     assert.match(declared, new RegExp(`\\b${name}\\b`), `${name} is not declared`);
   }
 });
+
+test('the frames in PROTOCOL.md are what their text says', () => {
+  const frames = read('PROTOCOL.md').match(/^ {4}[0-9a-f]{2}( [0-9a-f]{2}){3,}$/gm);
+  const payloads = frames.map((line) => {
+    const bytes = Buffer.from(line.replaceAll(' ', ''), 'hex');
+    const masked = bytes[1] & 0x80;
+    const start = masked ? 6 : 2;
+    assert.equal(bytes.length, start + (bytes[1] & 0x7f), line);
+    const payload = bytes.subarray(start).map((byte, i) => (masked ? byte ^ bytes[2 + (i & 3)] : byte));
+    return bytes[0] === 0x88 ? [payload.readUInt16BE(0), payload.subarray(2).toString()] : payload.toString();
+  });
+  const ack = '\x1e{"type":"ack","received":1}';
+  assert.deepEqual(payloads, ['hi', ack, 'ok', ack, '\x1e\x1eA', [4404, 'no such session'], [4408, '']]);
+});

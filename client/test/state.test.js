@@ -146,6 +146,19 @@ test('what an acknowledged message of a lost leg would have said is said by the 
   assert.equal(WebSocket.last.protocols[1], 'tideover.resume.T1.2');
 });
 
+test('nothing is sent before the welcome, not even an ack that was due', () => {
+  const { WebSocket } = open();
+  WebSocket.last.welcome();
+  stable();
+  WebSocket.last.receive('1');
+  WebSocket.last.receive('2');
+  WebSocket.last.lose();
+  tick();
+  WebSocket.last.open('tideover.v1');
+  tick(1000);
+  assert.deepEqual(WebSocket.last.sent, []);
+});
+
 test('ping is answered; unknown control types and unknown fields are ignored', () => {
   const { WebSocket, seen } = open();
   WebSocket.last.welcome({ later: 1 });
