@@ -51,6 +51,24 @@ func testWriteBeforeResume(t *testing.T, n network) {
 	never(t, "a call before the first Resume", func() bool { c, _, _ := r.count(); return c > 0 })
 }
 
+func testOldDeadlines(t *testing.T, n network) {
+	ours, peer := n.pair(t)
+	defer peer.Close()
+	_ = ours.SetDeadline(time.Now().Add(20 * time.Millisecond)) // as a handshake does
+	e := n.mk(Options{})
+	defer e.Close()
+	o := &owner{t: t}
+	l := e.Add(ours, nil, o)
+	l.Resume()
+	time.Sleep(30 * time.Millisecond)
+	send(t, peer, []byte("late"))
+	eventually(t, "bytes arrive after the old deadline", func() bool { return o.received() == "late" })
+	l.Write([][]byte{[]byte("too")})
+	if got := read(t, peer, 3); string(got) != "too" {
+		t.Errorf("the peer got %q", got)
+	}
+}
+
 func testEarlyFirst(t *testing.T, n network) {
 	early := pattern(0, 100_000)
 	r := n.rig(t, Options{ReadBuffer: 4096}, string(early))

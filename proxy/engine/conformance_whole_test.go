@@ -18,6 +18,16 @@ func testStat(t *testing.T, n network) {
 	}
 	r.leg.Resume()
 	eventually(t, "nothing is held", func() bool { return r.leg.Stat().Held == 0 })
+
+	// A paused leg keeps no large buffer for a few bytes.
+	r.onData = func(l Leg, b []byte) int { l.Pause(); r.record(b[:1]); return 1 }
+	send(t, r.peer, make([]byte, 100))
+	eventually(t, "the leg is paused", func() bool { return r.reads() == 11 })
+	eventually(t, "the rest is kept", func() bool { h := r.leg.Stat().Held; return h >= 99 && h <= 4096 })
+	r.onData = nil
+	r.leg.Resume()
+	eventually(t, "nothing is held", func() bool { return r.leg.Stat().Held == 0 })
+
 	before := r.leg.Stat()
 	backlog := r.leg.Write([][]byte{make([]byte, huge)})
 	if held := r.leg.Stat().Held; held < backlog/2 || held > huge+maxClass { // the flusher may get some out in between

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func testWritableOnce(t *testing.T, n network) {
@@ -23,6 +24,8 @@ func testWritableOnce(t *testing.T, n network) {
 		if second := r.leg.Write([][]byte{pattern(huge, 1000)}); second < 1000 || second > first+1000 {
 			t.Fatalf("the backlog went from %d to %d by a Write of 1000", first, second)
 		}
+		send(t, r.peer, []byte("!")) // what is read meanwhile changes nothing
+		eventually(t, "the peer's byte is handed over", func() bool { return r.reads() == episode })
 		never(t, "Writable while the peer does not read", func() bool { _, w, _ := r.count(); return w >= episode })
 		wantPattern(t, "a backlog", read(t, r.peer, huge+1000), huge+1000)
 		eventually(t, "Writable is called", func() bool { _, w, _ := r.count(); return w >= episode })
@@ -56,14 +59,17 @@ func testManyBuffers(t *testing.T, n network) {
 		}
 		writes = append(writes, w)
 	}
-	go func() {
-		for _, w := range writes {
-			r.leg.Write(w)
-		}
-	}()
-	wantPattern(t, "many buffers", read(t, r.peer, total), total)
-	if backlog := r.leg.Write(nil); backlog != 0 {
-		eventually(t, "the backlog is written", func() bool { return r.leg.Write([][]byte{nil}) == 0 })
+	for _, await := range []bool{true, false} { // each to a socket that is ready; all onto a backlog
+		go func() {
+			for _, w := range writes {
+				r.leg.Write(w)
+				for await && r.leg.Write([][]byte{nil}) > 0 && !r.isLost() {
+					time.Sleep(100 * time.Microsecond)
+				}
+			}
+		}()
+		wantPattern(t, "many buffers", read(t, r.peer, total), total)
+		eventually(t, "the backlog is written", func() bool { return r.leg.Write(nil) == 0 })
 	}
 }
 

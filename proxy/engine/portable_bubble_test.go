@@ -75,6 +75,11 @@ func TestPortableInBubbleTimes(t *testing.T) {
 			l.Pause()
 			l.Write([][]byte{make([]byte, 100)})
 		}, 10 * time.Second, 10 * time.Second, ErrWriteTimeout},
+		{"on a leg paused meanwhile when it is paused", func(l Leg, _ net.Conn) {
+			l.Write([][]byte{make([]byte, 100)})
+			time.Sleep(10*time.Second + drainTime/2)
+			l.Pause()
+		}, 10*time.Second + drainTime/2, 10*time.Second + drainTime/2, ErrWriteTimeout},
 		{"slow progress is progress", func(l Leg, peer net.Conn) {
 			l.Pause()
 			l.Write([][]byte{make([]byte, 100_000)})
@@ -109,4 +114,33 @@ func TestPortableInBubbleTimes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A stuckConn's CloseWrite waits for the peer, as that of a tls.Conn can.
+type stuckConn struct {
+	net.Conn
+	closed chan struct{}
+}
+
+func (c stuckConn) CloseWrite() error { <-c.closed; return net.ErrClosed }
+func (c stuckConn) Close() error      { close(c.closed); return c.Conn.Close() }
+
+func TestPortableInBubbleStuckCloseWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := NewPortable(Options{Linger: time.Second})
+		a, peer := net.Pipe()
+		defer peer.Close()
+		o := &owner{t: t}
+		l := e.Add(stuckConn{a, make(chan struct{})}, nil, o)
+		l.Resume()
+		l.Close(true)
+		begin := time.Now()
+		for !o.isLost() {
+			time.Sleep(time.Millisecond)
+		}
+		if waited := time.Since(begin); waited > time.Second+time.Millisecond {
+			t.Errorf("a stuck CloseWrite took %v, Linger is 1s", waited)
+		}
+		e.Close() // would hang if the late error changed how the leg ended
+	})
 }

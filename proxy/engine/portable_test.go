@@ -58,21 +58,22 @@ func TestPortableSlowReaderKeepsItsLeg(t *testing.T) {
 	t.Parallel()
 	ours, peer := unixPair(t)
 	defer peer.Close()
-	e := NewPortable(Options{UserTimeout: 2 * time.Second})
+	e := NewPortable(Options{UserTimeout: 1500 * time.Millisecond})
 	defer e.Close()
 	o := &owner{t: t}
 	l := e.Add(ours, nil, o)
 	l.Resume()
 	backlog := l.Write([][]byte{make([]byte, huge)})
-	for range 30 {
+	for range 20 {
 		time.Sleep(100 * time.Millisecond)
 		read(t, peer, 64<<10)
 	}
 	if o.isLost() {
-		t.Fatalf("a peer that read %d bytes in 3 s was lost: %v", 30*64<<10, o.lost[0])
+		t.Fatalf("a peer that read %d bytes in 2 s was lost: %v", 20*64<<10, o.lost[0])
 	}
-	read(t, peer, huge-30*64<<10)
+	read(t, peer, huge-20*64<<10)
 	eventually(t, "the backlog of "+fmt.Sprint(backlog)+" bytes is written", func() bool { _, w, _ := o.count(); return w == 1 })
+	time.Sleep(1600 * time.Millisecond)
 	l.Write([][]byte{[]byte("more")}) // the time does not run on after the backlog
 	if got := read(t, peer, 4); string(got) != "more" {
 		t.Errorf("the peer got %q", got)
