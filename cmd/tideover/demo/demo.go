@@ -173,11 +173,15 @@ func serve(ctx context.Context, l net.Listener, handler http.Handler) error {
 		IdleTimeout:       time.Minute,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
-	stopped := make(chan error, 1)
-	go func() { stopped <- server.Serve(l) }()
+	stopped := make(chan struct{})
+	var failed error
+	go func() {
+		failed = server.Serve(l)
+		close(stopped)
+	}()
 	select {
-	case err := <-stopped:
-		return err
+	case <-stopped:
+		return failed
 	case <-ctx.Done():
 	}
 	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
