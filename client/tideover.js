@@ -158,13 +158,16 @@ class TideoverSocket extends EventTarget {
   set binaryType(type) {
     if (type == 'blob' || type == 'arraybuffer') this.#binaryType = type;
   }
+  /** @returns {'connecting' | 'connected' | 'away' | 'closed'} */
   get state() {
     return this.#state;
   }
+  /** @returns {number} messages that are not acknowledged */
   get pending() {
     return this.#queue.length;
   }
 
+  /** @param {string | ArrayBufferLike | Blob | ArrayBufferView} data */
   send(data) {
     if (!arguments.length) throw new TypeError('send: a message is required');
     if (this.#readyState == CONNECTING) throw exception('InvalidStateError', 'send: the socket is not open yet');
@@ -202,6 +205,10 @@ class TideoverSocket extends EventTarget {
     this.#tell();
   }
 
+  /**
+   * @param {number} [code]
+   * @param {string} [reason]
+   */
   close(code, reason) {
     if (code !== undefined) {
       code = Math.round(code);

@@ -52,7 +52,7 @@ for (const [name, WebSocket] of Object.entries(implementations)) {
   test(`exactly once both ways, through cuts at random bytes (${name}, SEED=${seed})`, async (t) => {
     const COUNT = 10000;
     const server = await serve();
-    const cutter = await startCutter(server.port, random(seed), 30000);
+    const cutter = await startCutter(server.port, random(seed), 60000);
     const fromClient = [];
     const fromServer = [];
     const bad = [];
