@@ -138,7 +138,7 @@ func (p *Proxy) resumeByKey(c *candidate, r *relay) bool {
 		return true
 	}
 	cl := claim{nonce: rand.Uint64()}
-	switch err := r.mayAttach(cl); {
+	switch err := r.mayResume(cl); {
 	case errors.Is(err, errLeft):
 		return false
 	case err != nil:
@@ -148,7 +148,7 @@ func (p *Proxy) resumeByKey(c *candidate, r *relay) bool {
 	if !p.hijack(c) {
 		return true
 	}
-	if err := r.attach(c.conn, c.early, c.answer(r.protocol, nil), cl); err != nil {
+	if err := r.resume(c.conn, c.early, c.answer(r.protocol, nil), cl); err != nil {
 		p.tooLate(c)
 	}
 	return true
@@ -166,7 +166,7 @@ func (p *Proxy) resumeByToken(c *candidate) {
 	if !p.hijack(c) {
 		return
 	}
-	switch err := r.attach(c.conn, c.early, c.answer("", nil), cl); {
+	switch err := r.resume(c.conn, c.early, c.answer("", nil), cl); {
 	case errors.Is(err, session.ErrReceived):
 		p.counters.refused[refusedToken].Add(1)
 		p.farewell(c, frame.AppendClose(c.answer("", nil), frame.CodeProtocolError, err.Error(), nil))
@@ -186,7 +186,7 @@ func (p *Proxy) byToken(c *candidate) (*relay, claim) {
 		return nil, claim{}
 	}
 	cl := claim{presented: &presented, fresh: newSecret(), nonce: rand.Uint64(), received: c.offer.Received}
-	if r.mayAttach(cl) != nil {
+	if r.mayResume(cl) != nil {
 		return nil, claim{}
 	}
 	return r, cl
@@ -216,14 +216,9 @@ func (p *Proxy) open(c *candidate, mine *place, mode session.Mode) {
 		r.key = mine.key
 	}
 	r.core = session.New(&c.set.core, mode, r.number, rand.Uint64(), p.now())
-	r.upstream = p.engine.Add(up.Conn, up.Early, r)
-	// From here on the session is its own: it ends when its core says so.
 	p.counters.opened[mode].Add(1)
-	p.sessions.fill(mine, r)
-	cl := claim{fresh: newSecret(), nonce: rand.Uint64()}
-	if err := r.attach(c.conn, c.early, c.answer(up.Protocol, up.Header), cl); err != nil {
-		p.tooLate(c) // another client came first and conflicts are refused, or the proxy stops
-	}
+	// From here on the session is its own: it ends when its core says so.
+	r.open(up, mine, c.conn, c.early, c.answer(up.Protocol, up.Header), claim{fresh: newSecret(), nonce: rand.Uint64()})
 }
 
 // openUpstream dials for a new session, counts it against the limit, and takes the client's

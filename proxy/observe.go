@@ -39,9 +39,9 @@ func (p *Proxy) Sessions(f func(admin.Session) bool) {
 
 // snapshot is what the API shows of r; false if it is neither attached nor away.
 func (r *relay) snapshot() (admin.Session, bool) {
-	now, wall := r.p.now(), time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	now, wall := r.p.now(), time.Now()
 	state := r.core.State()
 	if state != session.StateAttached && state != session.StateAway {
 		return admin.Session{}, false

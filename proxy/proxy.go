@@ -147,24 +147,33 @@ func (p *Proxy) stop(server *http.Server) {
 		defer close(shut)
 		_ = server.Shutdown(ctx)
 	}()
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		for _, r := range p.sessions.all() {
-			r.end(session.Stopped, frame.CodeRestart, frame.CodeGoingAway, "the proxy is stopping")
+	for wait := time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 50*time.Millisecond) {
+		lastOnes := false // a handshake under way may still become a session
+		select {
+		case <-shut:
+			lastOnes = true
+		default:
 		}
-		if p.live.Load() == 0 {
+		p.endAll()
+		if lastOnes && p.live.Load() == 0 {
 			break
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
-			continue
 		}
-		break
 	}
-	<-shut
 	_ = server.Close()
+	<-shut
 	p.engine.Close()
+	p.endAll() // those that came too late to be told
 	p.settings.Load().close()
+}
+
+func (p *Proxy) endAll() {
+	for _, r := range p.sessions.all() {
+		r.end(session.Stopped, frame.CodeRestart, frame.CodeGoingAway, "the proxy is stopping")
+	}
 }
 
 // Reload makes cfg hold for all new sessions; those that exist keep what they began with.
@@ -225,8 +234,9 @@ func (p *Proxy) evict() {
 		if !p.underPressure() {
 			break
 		}
-		a.r.end(session.Evicted, frame.CodeTryAgainLater, frame.CodeTryAgainLater, "all buffers together were over their limit")
-		ended++
+		if a.r.evict(a.since) {
+			ended++
+		}
 	}
 	if ended > 0 {
 		p.log.Warn("buffers over limits.max_buffer_bytes: ended the sessions that were away for longest",

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tideover/tideover/config"
 	"github.com/tideover/tideover/proxy/engine"
+	"github.com/tideover/tideover/proxy/frame"
 	"github.com/tideover/tideover/proxy/presence"
 	"github.com/tideover/tideover/proxy/session"
 )
@@ -63,9 +64,8 @@ var turns = sync.Pool{New: func() any { return new(turn) }}
 func (r *relay) begin() (*turn, session.Time) {
 	t := turns.Get().(*turn)
 	t.fx.Pressure = r.p.underPressure()
-	now := r.p.now()
 	r.mu.Lock()
-	return t, now
+	return t, r.p.now() // after waiting for the lock: to the core, time never goes back
 }
 
 // done carries out what an input led to, and unlocks.
@@ -137,6 +137,17 @@ func (r *relay) tick() {
 	r.done(now, t)
 }
 
+// evict ends a session that has been away since the given moment; one that has been resumed
+// meanwhile is left alone.
+func (r *relay) evict(since session.Time) (ended bool) {
+	t, now := r.begin()
+	if ended = r.core.State() == session.StateAway && r.core.Since() == since; ended {
+		r.core.End(now, session.Evicted, frame.CodeTryAgainLater, frame.CodeTryAgainLater, "all buffers together were over their limit", &t.fx)
+	}
+	r.done(now, t)
+	return ended
+}
+
 // end ends the session for a reason of the proxy's own.
 func (r *relay) end(reason session.Reason, code, upCode uint16, text string) {
 	t, now := r.begin()
@@ -159,15 +170,30 @@ type claim struct {
 	received  uint64
 }
 
-// attach binds conn, whose first unread bytes are early, as client leg. answer is the HTTP
+// open gives a new relay its upstream leg and its first client, and makes it findable. All of
+// it happens under one lock: whoever finds the session by its key supersedes this client,
+// and never the other way round, and an engine that is being closed finds it whole.
+func (r *relay) open(up *upstreamConn, mine *place, conn net.Conn, early, answer []byte, c claim) {
+	t, now := r.begin()
+	r.upstream = r.p.engine.Add(up.Conn, up.Early, r)
+	r.p.sessions.fill(mine, r)
+	_ = r.attach(now, t, conn, early, answer, c) // nothing can be wrong with the first claim
+	r.done(now, t)
+}
+
+// resume binds conn, whose first unread bytes are early, as client leg. answer is the HTTP
 // response that opens the WebSocket; it goes out first. On an error conn is still the
 // caller's and the session is as it was.
-func (r *relay) attach(conn net.Conn, early, answer []byte, c claim) error {
+func (r *relay) resume(conn net.Conn, early, answer []byte, c claim) error {
 	t, now := r.begin()
 	defer func() { r.done(now, t) }()
 	if err := r.admits(c); err != nil {
 		return err
 	}
+	return r.attach(now, t, conn, early, answer, c)
+}
+
+func (r *relay) attach(now session.Time, t *turn, conn net.Conn, early, answer []byte, c claim) error {
 	old := r.client
 	id, err := r.core.Attach(now, session.Attachment{
 		Nonce:    c.nonce,
@@ -189,22 +215,22 @@ func (r *relay) attach(conn net.Conn, early, answer []byte, c claim) error {
 	return nil
 }
 
-// admits checks a claim. Callers that only want to know early ask mayAttach.
+// admits checks a claim. Callers that only want to know early ask mayResume.
 func (r *relay) admits(c claim) error {
 	switch {
 	case r.core.State() == session.StateLeft:
 		return errLeft
-	case c.presented != nil && !r.tokens.good(c.presented):
-		return errToken
+	case c.presented != nil && (r.core.Mode() != session.Counted || !r.tokens.good(c.presented)):
+		return errToken // no other session has given out any
 	case r.set.cfg.Session.OnConflict == config.ConflictReject && c.presented == nil && r.core.State() == session.StateAttached:
 		return errClaimed
 	}
 	return nil
 }
 
-// mayAttach tells, before anything is answered, whether attach would refuse c. It can change its
+// mayResume tells, before anything is answered, whether resume would refuse c. It can change its
 // mind meanwhile.
-func (r *relay) mayAttach(c claim) error {
+func (r *relay) mayResume(c claim) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.admits(c)
