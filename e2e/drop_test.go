@@ -101,6 +101,7 @@ func TestDropAgainAndAgain(t *testing.T) {
 	s := newScene(t, "ws", settings{"events.away": nil, "events.reconnected": nil})
 	const drops = 12
 	s.network.Prepare(func(i int, w *proxytest.Wire) {
+		far(i, w)
 		if i <= drops {
 			// The middle of a frame, more often than not, and soon: all that is cut off by these is still not
 			// the whole conversation.

@@ -46,11 +46,15 @@ func (s *scene) enter(server string) {
 	s.t.Helper()
 	s.server = server
 	s.network = proxytest.NewNetwork(s.t, server)
+	s.network.Prepare(far)
 	s.peer, _ = node(s.t, "client.mjs", "ws", s.url(server, peer))
 	s.join(s.peer, peer)
 	s.live()
 	s.join(s.subject(), subject)
 }
+
+// far puts some distance into a connection, so that there is always something under way that a drop loses.
+func far(_ int, w *proxytest.Wire) { w.Delay(proxytest.BothSides, 5*time.Millisecond) }
 
 // url is where a user connects.
 func (s *scene) url(addr, user string) string {
