@@ -57,8 +57,10 @@ var ErrWriteTimeout = errors.New("peer accepted no data in time")
 type Leg interface {
 	// Write sends bufs in order, as one system call where that is possible. What the
 	// socket does not take at once is copied and sent later; the buffers belong to the
-	// caller again when Write returns. One Write's bytes stay together, whoever else
-	// writes meanwhile. The result is the backlog: how many bytes this leg still holds.
+	// caller again when Write returns, and so does the slice that lists them (a literal is
+	// allocated for each call, one kept by the owner is not). One Write's bytes stay
+	// together, whoever else writes meanwhile. The result is the backlog: how many bytes
+	// this leg still holds.
 	// While it is above zero the owner should stop producing. A result above zero opens
 	// an episode, which ends with one call of Writable at a moment when all is written;
 	// what Write adds before that moment belongs to the same episode. Legs whose conn can't
