@@ -1,0 +1,299 @@
+package e2e
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/tideover/tideover/proxy/proxytest"
+)
+
+// The full form: go test ./e2e -run TestExactlyOnce -cuts 200 -messages 10000 -timeout 30m
+var (
+	seedFlag     = flag.Uint64("seed", 0, "how TestExactlyOnce cuts; 0: at random")
+	cutsFlag     = flag.Int("cuts", 30, "how often TestExactlyOnce cuts")
+	messagesFlag = flag.Int("messages", 2000, "how many messages TestExactlyOnce sends each way")
+)
+
+// A talk is page.html in a tab of Chromium, and its backend, each sending to the other, over a network that
+// gets cut.
+type talk struct {
+	t       *testing.T
+	network *proxytest.Network
+	backend *process
+	tab     *process
+}
+
+// report is what a party counted, see conversation.js.
+type report struct {
+	Opens, Closes, Sent, Received, Doubled, Misplaced, Changed int
+	First                                                      string // thing that was wrong
+}
+
+// newTalk starts everything. Without the proxy the page comes, and its WebSocket goes, straight to the backend.
+func newTalk(t *testing.T, throughProxy bool, extra settings) *talk {
+	t.Helper()
+	browser := needChromium(t)
+	backend, ready := node(t, "browser/backend.mjs")
+	server := ready.Addr
+	if throughProxy {
+		server = startProxy(t, ready.Addr, extra).addr
+	}
+	k := &talk{t: t, network: proxytest.NewNetwork(t, server), backend: backend}
+	// The page itself comes undisturbed; its WebSocket goes through the network, being of the page's origin.
+	k.tab, _ = node(t, "browser/tab.mjs", browser, "http://"+k.network.Addr()+"/page.html")
+	return k
+}
+
+func (k *talk) reports() (page, backend report) {
+	k.t.Helper()
+	for _, r := range []struct {
+		into *report
+		text string
+	}{
+		{&page, evaluate(k.t, k.tab, "talker.report")},
+		{&backend, ask(k.t, k.backend, "report", nil)},
+	} {
+		if err := json.Unmarshal([]byte(r.text), r.into); err != nil {
+			k.t.Fatalf("a party reported %s: %v", r.text, err)
+		}
+	}
+	return page, backend
+}
+
+// goal lets both parties speak up to this message.
+func (k *talk) goal(to int) {
+	k.t.Helper()
+	ask(k.t, k.backend, "goal", map[string]any{"to": to})
+	evaluate(k.t, k.tab, fmt.Sprintf("talker.goal = %d", to))
+}
+
+func (k *talk) set(what string, on bool) {
+	k.t.Helper()
+	ask(k.t, k.tab, what, map[string]any{"on": on})
+}
+
+// A cut is one way of losing the connection, and of getting the network back. random is its own source.
+type cut struct {
+	name string
+	do   func(k *talk, w *proxytest.Wire, random *rand.Rand)
+}
+
+var anySide = []proxytest.Side{proxytest.ClientSide, proxytest.ServerSide, proxytest.BothSides}
+
+func someSide(random *rand.Rand) proxytest.Side { return anySide[random.IntN(len(anySide))] }
+
+// pause takes up to most milliseconds.
+func pause(random *rand.Rand, most int) {
+	time.Sleep(time.Duration(random.IntN(most)+1) * time.Millisecond)
+}
+
+var blocked = cut{"page script blocked for 5 s", func(k *talk, w *proxytest.Wire, random *rand.Rand) {
+	evaluate(k.t, k.tab, "void setTimeout(() => { for (const end = Date.now() + 5000; Date.now() < end;); })")
+	pause(random, 4000)
+	if random.IntN(2) == 0 {
+		w.Reset(proxytest.BothSides)
+	} else {
+		w.Fin(proxytest.BothSides)
+	}
+}}
+
+var cuts = []cut{
+	{"reset", func(k *talk, w *proxytest.Wire, random *rand.Rand) {
+		if random.IntN(2) == 0 {
+			// In the middle of a frame, as likely as not.
+			w.ResetAfter(anySide[random.IntN(2)], int64(random.IntN(3000)))
+			pause(random, 300)
+		}
+		side := someSide(random)
+		w.Reset(side)
+		if side == proxytest.ServerSide { // the client hears of it later
+			pause(random, 800)
+			w.Reset(proxytest.BothSides)
+		}
+	}},
+	{"end of file", func(k *talk, w *proxytest.Wire, random *rand.Rand) {
+		side := someSide(random)
+		w.Fin(side)
+		pause(random, 500)
+		w.Fin(proxytest.BothSides)
+	}},
+	{"silence", func(k *talk, w *proxytest.Wire, random *rand.Rand) {
+		w.Silence()
+		pause(random, 1500) // the proxy finds out after 600 ms and more
+		switch random.IntN(5) {
+		case 0:
+			k.foundDead(w)
+		case 1, 2:
+			w.Resume()
+		default:
+			w.Reset(proxytest.BothSides)
+		}
+	}},
+	{"freeze", func(k *talk, w *proxytest.Wire, random *rand.Rand) {
+		w.Hold(someSide(random))
+		pause(random, 1500)
+		if random.IntN(2) == 0 {
+			w.Resume()
+			pause(random, 100)
+		}
+		w.Reset(proxytest.BothSides)
+	}},
+	{"offline", func(k *talk, w *proxytest.Wire, random *rand.Rand) {
+		k.set("offline", true)
+		k.network.SetDown(true)
+		silent := random.IntN(5) == 0
+		if silent {
+			w.Silence()
+		} else {
+			w.Reset(someSide(random))
+		}
+		pause(random, 1500)
+		k.network.SetDown(false)
+		k.set("offline", false)
+		if silent {
+			k.foundDead(w)
+		} else {
+			w.Reset(proxytest.BothSides)
+		}
+	}},
+	{"tab hidden", func(k *talk, w *proxytest.Wire, random *rand.Rand) {
+		k.set("hidden", true)
+		frozen := random.IntN(2) == 0
+		if frozen {
+			k.set("frozen", true)
+		}
+		pause(random, 200)
+		w.Reset(someSide(random))
+		pause(random, 1000)
+		if frozen {
+			k.set("frozen", false)
+		}
+		k.set("hidden", false)
+		w.Reset(proxytest.BothSides)
+	}},
+}
+
+// foundDead lets the browser believe that its network came back, on which the client asks whether its silent
+// connection still lives. It gives it 5 s for that. A page without the client never finds out: its connection is
+// reset then.
+func (k *talk) foundDead(w *proxytest.Wire) {
+	k.t.Helper()
+	k.set("offline", true)
+	k.set("offline", false)
+	before := k.network.Accepted()
+	for end := time.Now().Add(7 * time.Second); time.Now().Before(end) && k.network.Accepted() == before; {
+		time.Sleep(20 * time.Millisecond)
+	}
+	w.Reset(proxytest.BothSides)
+}
+
+// cutAll cuts as often as the flags say while both parties speak, and waits until they have said all.
+func (k *talk) cutAll(seed uint64) (done map[string]int) {
+	k.t.Helper()
+	done = map[string]int{}
+	total, count := *messagesFlag, *cutsFlag
+	for i := range count {
+		random := rand.New(rand.NewPCG(seed, uint64(i)))
+		k.goal(total * (i + 1) / count)
+		c := cuts[i%len(cuts)]
+		if i%20 == 13 {
+			c = blocked
+		}
+		c.do(k, k.live(random), random)
+		done[c.name]++
+	}
+	return done
+}
+
+// live waits for a connection to cut, and for a random moment of it.
+func (k *talk) live(random *rand.Rand) *proxytest.Wire {
+	k.t.Helper()
+	early, moment := random.IntN(4) == 0, random.IntN(250)
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		w := k.network.Last()
+		if w == nil || w.Ended() || !early && w.Moved(proxytest.ClientSide) < 600 {
+			continue
+		}
+		time.Sleep(time.Duration(moment) * time.Millisecond)
+		if !w.Ended() {
+			return w
+		}
+	}
+	page, backend := k.reports()
+	k.t.Fatalf("the page never came back: it counted %+v, its backend %+v", page, backend)
+	return nil
+}
+
+// An application that uses WebSocket, in a browser, behind the proxy and otherwise untouched, is cut off again
+// and again at random moments, in every way that browsers know: each message arrives exactly once, in order, and
+// neither the application nor its backend sees an end. The same application without the proxy loses some.
+func TestExactlyOnceInABrowser(t *testing.T) {
+	t.Parallel()
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64() >> 32
+	}
+	t.Logf("replay this with: -seed=%d -cuts=%d -messages=%d", seed, *cutsFlag, *messagesFlag)
+
+	t.Run("through tideover", func(t *testing.T) {
+		t.Parallel()
+		k := newTalk(t, true, quietly(settings{
+			"http.inject_client": true, "heartbeat.interval": "300ms", "heartbeat.max_missed": 2,
+			"session.grace": "2m",
+		}))
+		begin := time.Now()
+		done := k.cutAll(seed)
+		eventually(t, func() error {
+			page, backend := k.reports()
+			total := *messagesFlag
+			if page.Received < total || backend.Received < total {
+				return fmt.Errorf("not all of %d messages arrived: the page counted %+v, the backend %+v", total, page, backend)
+			}
+			return nil
+		})
+		page, backend := k.reports()
+		for who, r := range map[string]report{"page": page, "backend": backend} {
+			if want := (report{Opens: 1, Sent: *messagesFlag, Received: *messagesFlag}); r != want {
+				t.Errorf("the %s counted %+v, want %+v", who, r, want)
+			}
+		}
+		eventually(t, func() error {
+			if pending := evaluate(t, k.tab, "socket.pending"); pending != "0" {
+				return fmt.Errorf("%s messages are still pending", pending)
+			}
+			return nil
+		})
+		k.summary("through tideover", done, page, backend, begin)
+	})
+	t.Run("without", func(t *testing.T) {
+		t.Parallel()
+		k := newTalk(t, false, nil)
+		begin := time.Now()
+		done := k.cutAll(seed)
+		eventually(t, func() error {
+			page, backend := k.reports()
+			if page.Sent < *messagesFlag || backend.Sent < *messagesFlag {
+				return fmt.Errorf("not all of %d messages were sent: the page counted %+v, the backend %+v", *messagesFlag, page, backend)
+			}
+			return nil
+		})
+		page, backend := k.reports()
+		if page.Received == backend.Sent && backend.Received == page.Sent {
+			t.Error("nothing was lost: these cuts prove nothing")
+		}
+		if page.Closes == 0 {
+			t.Error("the application saw no end: these cuts prove nothing")
+		}
+		k.summary("without", done, page, backend, begin)
+	})
+}
+
+func (k *talk) summary(what string, done map[string]int, page, backend report, begin time.Time) {
+	k.t.Logf("%s: %d connections in %.0f s, cuts %v", what, k.network.Accepted(), time.Since(begin).Seconds(), done)
+	k.t.Logf("%s: page → backend: sent %d, lost %d, doubled %d; backend → page: sent %d, lost %d, doubled %d; the page saw %d closes, the backend %d",
+		what, page.Sent, page.Sent-backend.Received, backend.Doubled, backend.Sent, backend.Sent-page.Received, page.Doubled, page.Closes, backend.Closes)
+}
