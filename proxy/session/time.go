@@ -9,7 +9,8 @@ import (
 // A beat watches whether the peer of one leg lives.
 type beat struct {
 	at       Time   // the next heartbeat
-	missed   int    // in a row
+	missed   int    // in a row, since the last sign of life
+	silent   int    // in a row, since the last byte came
 	heard    bool   // anything came since the last one
 	awaiting bool   // a ping has been sent since anything came
 	sent     uint64 // bytes of control frames since acked was looked at
@@ -30,9 +31,10 @@ func (b *beat) tick(h *Heartbeat, now Time, alive bool) (missed bool) {
 	b.at = now.add(h.Interval)
 	b.heard = false
 	if alive || !b.awaiting {
-		b.missed, b.known = 0, false
+		b.missed, b.silent, b.known = 0, 0, false
 	} else {
 		b.missed++
+		b.silent++
 	}
 	b.awaiting = true
 	return b.missed > 0
@@ -41,7 +43,8 @@ func (b *beat) tick(h *Heartbeat, now Time, alive bool) (missed bool) {
 // dead takes what the peer's TCP has acknowledged and decides. Missed pongs alone don't prove
 // death: a browser stops answering while a page that does not read has filled its pipe. But
 // only data counts: a kernel acknowledges a few small pings whatever becomes of the program
-// behind it.
+// behind it. And it counts for no more than as long again: a kernel, or a tunnel that froze,
+// may acknowledge for hours what nobody will ever read.
 func (b *beat) dead(h *Heartbeat, acked uint64, known bool) bool {
 	if b.missed == 0 {
 		return false
@@ -50,10 +53,10 @@ func (b *beat) dead(h *Heartbeat, acked uint64, known bool) bool {
 	if b.missed == 1 || progress {
 		b.acked, b.known, b.sent = acked, known, 0
 	}
-	if progress {
+	if progress && b.silent < 2*h.MaxMissed {
 		b.missed = 0
 	}
-	return b.missed >= h.MaxMissed
+	return b.missed >= h.MaxMissed || b.silent >= 2*h.MaxMissed
 }
 
 // Probed answers the effect Probe: how many bytes of leg the peer's TCP has acknowledged
@@ -115,8 +118,9 @@ func (s *Session) Advance(now Time, fx *Effects) {
 		s.closeUpstream(fx)
 	}
 	if u := &s.up; !u.ended && !u.closing && due(u.beat.at) {
-		// A leg that is not being read can't be heard.
-		if u.beat.tick(&s.cfg.Upstream, now, u.beat.heard || u.paused) {
+		// A leg that is not being read can't be heard. But one that takes nothing either must show by
+		// its TCP that it lives.
+		if u.beat.tick(&s.cfg.Upstream, now, u.beat.heard || u.paused && !u.blocked) {
 			s.Stats.Missed++
 			fx.do(Probe, Upstream)
 		}
@@ -145,8 +149,8 @@ func (s *Session) advanceClient(now Time, fx *Effects) {
 	}
 	// While the window is full, other signs of life don't count: a client that talks but never
 	// answers pings would hold its upstream up forever.
-	stuck := s.up.stalled && s.mode != Relay
-	alive := (c.beat.heard || c.paused) && (!stuck || !c.stuck || c.moved)
+	stuck := s.up.stalled && s.mode != Relay && !c.paused
+	alive := c.paused || c.beat.heard && (!stuck || !c.stuck || c.moved)
 	c.moved, c.stuck = false, stuck
 	if c.beat.tick(&s.cfg.Client, now, alive) {
 		s.Stats.Missed++
