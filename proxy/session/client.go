@@ -73,7 +73,7 @@ func (s *Session) cutThrough(now Time, b []byte, fx *Effects) int {
 		}
 		if n != len(raw) { // the header began in an earlier batch
 			s.upward(b[start:i], fx)
-			fx.sendNew(Upstream, func(dst []byte) []byte { return append(dst, raw...) })
+			s.upward(fx.copied(raw), fx)
 			start = i + n
 		}
 		i += n

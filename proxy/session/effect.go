@@ -76,6 +76,13 @@ func (fx *Effects) sendNew(leg Leg, build func(dst []byte) []byte) {
 	fx.send(leg, fx.scratch[at:len(fx.scratch):len(fx.scratch)])
 }
 
+// copied returns a copy of b in the scratch space.
+func (fx *Effects) copied(b []byte) []byte {
+	at := len(fx.scratch)
+	fx.scratch = append(fx.scratch, b...)
+	return fx.scratch[at:len(fx.scratch):len(fx.scratch)]
+}
+
 func (fx *Effects) marked(id dedup.ID) bool {
 	for i := range fx.marks {
 		if fx.marks[i] == id {

@@ -37,9 +37,12 @@ func (s *Session) finish(now Time, fx *Effects) {
 		fx.do(pauseOrResume(want), Upstream)
 	}
 	if c := &s.client; c.id != 0 {
-		if want := u.blocked && !u.ended; want != c.paused {
+		// While the window waits for receipts, they must be heard, or a backend that writes before
+		// it reads on would wait forever: some more is read then.
+		waits := u.stalled && s.mode != Relay && !fx.Pressure && s.Stats.UpBytes-u.queuedFrom < uint64(s.cfg.MaxBytes)
+		if want := u.blocked && !u.ended && !waits; want != c.paused {
 			c.paused = want
-			c.beat.heard = true
+			c.beat.heard, c.stuck = true, false
 			fx.do(pauseOrResume(want), c.id)
 		}
 	}

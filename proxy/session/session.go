@@ -115,6 +115,8 @@ type upstreamLeg struct {
 	pingDue  bool
 	midFrame bool // Relay: the client went in the middle of a frame
 
+	queuedFrom uint64 // Stats.UpBytes when it became blocked
+
 	stalled bool // a frame waits for room in the window:
 	need    int  // this many bytes,
 	first   bool // the first of its message
@@ -339,7 +341,9 @@ func (s *Session) setState(to State, now Time) { s.state, s.since = to, now }
 func (s *Session) Blocked(leg Leg) {
 	switch leg {
 	case Upstream:
-		s.up.blocked = true
+		if !s.up.blocked {
+			s.up.blocked, s.up.queuedFrom = true, s.Stats.UpBytes
+		}
 	case s.client.id:
 		s.client.blocked = true
 	}
