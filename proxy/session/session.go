@@ -199,8 +199,9 @@ func (s *Session) Attach(now Time, a Attachment, fx *Effects) (Leg, error) {
 	if old == StateFresh {
 		fx.do(Resume, Upstream)
 	}
+	leg := s.client.id // finish may end it: the upstream has gone, and there is nothing to replay
 	s.finish(now, fx)
-	return s.client.id, nil
+	return leg, nil
 }
 
 // ClientLost tells that a client leg is over. News of a superseded leg mean nothing.
