@@ -1,0 +1,7 @@
+//go:build !race
+
+package faults
+
+var raceArgs []string
+
+const raceEnabled = false
