@@ -39,7 +39,7 @@ type Config struct {
 	BeatMessage     []byte // also sent to clients with each heartbeat, as a text message; empty: no
 	MaxMessages     int    // in the window
 	MaxBytes        int    // in the window
-	MaxMessageBytes int64
+	MaxMessageBytes int64  // payload, and the headers of fragments but the first
 	Overflow        Overflow
 	EndOnClose      []uint16 // close codes of clients that end the session at once
 	Dedup           Deduper  // nil: off

@@ -8,7 +8,7 @@ import "github.com/tideover/tideover/proxy/frame"
 type receiver struct {
 	stash  []byte
 	remain int64 // payload bytes of the data frame under way that are still to come
-	size   int64 // payload bytes of the message under way so far, its frame under way included
+	size   int64 // bytes of the message under way so far, its frame under way included, the first header not
 	order  frame.Sequence
 	op     byte // of the message under way
 	fin    bool // the frame under way ends its message
@@ -76,15 +76,21 @@ func (r *receiver) keep(b []byte) {
 
 // check tells whether take would refuse the data frame.
 func (r *receiver) check(h *frame.Header, limit int64) *frame.Error {
-	order, size := r.order, r.size
+	order := r.order
 	first, _, err := order.Data(h)
-	if first {
-		size = 0
-	}
-	if err == nil && h.Len > limit-size {
+	if err == nil && h.Len > limit-r.before(h, first) {
 		err = frame.ErrTooBig
 	}
 	return err
+}
+
+// before is how many bytes of h's message count before its payload. The headers of fragments do: a
+// message of a million empty ones must not be free.
+func (r *receiver) before(h *frame.Header, first bool) int64 {
+	if first {
+		return 0
+	}
+	return r.size + int64(h.Size)
 }
 
 // take consumes the frame that next found and, for a data frame, counts it.
@@ -97,9 +103,9 @@ func (r *receiver) take(h *frame.Header, limit int64) (first, last bool, err *fr
 		return false, false, err
 	}
 	if first, last, _ = r.order.Data(h); first {
-		r.op, r.size, r.fresh = h.Op, 0, true
+		r.op, r.fresh = h.Op, true
 	}
-	r.size += h.Len
+	r.size = r.before(h, first) + h.Len
 	r.remain, r.fin = h.Len, h.Fin
 	return first, last, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tideover/tideover/proxy/frame"
@@ -113,10 +114,33 @@ func TestHugeLengthCostsNothing(t *testing.T) {
 // A message may grow past the limit only by fragments, and is refused at the fragment that does.
 func TestLimitCountsFragmentsTogether(t *testing.T) {
 	r := newRig(t, Keyed, testConfig())
-	r.cfg.MaxMessageBytes = 10
+	r.cfg.MaxMessageBytes = 16 // 10 of payload, 6 of the second header
 	r.attach(0)
 	wantLines(t, "10 bytes", r.fromClient(slices.Concat(build(1, false, "12345", testKey), build(0, true, "67890", testKey))),
 		`to upstream: text (unfinished) "12345"`, `to upstream: more "67890"`)
 	wantLines(t, "11 bytes", r.fromClient(slices.Concat(build(1, false, "12345", testKey), build(0, true, "678901", testKey))),
 		`to client 1: close 1009 "message longer than limits.max_message_bytes"`, "close client 1", "emit away")
+}
+
+// Fragments without payload cost memory, too: they count by their headers, either way.
+func TestEmptyFragmentsAreLimited(t *testing.T) {
+	for _, leg := range []Leg{1, Upstream} {
+		r := newRig(t, Keyed, testConfig())
+		r.cfg.MaxMessageBytes = 1000
+		r.attach(0)
+		key := testKey
+		if leg == Upstream {
+			key = nil
+		}
+		r.fromLeg(leg, build(1, false, "", key))
+		for n := 0; r.open[leg]; n++ {
+			if n > 1000 {
+				t.Fatalf("%s: %d empty fragments were taken, %d bytes held", legName(leg), n, r.s.Held())
+			}
+			r.fromLeg(leg, build(0, false, "", key))
+		}
+		if last := strings.Join(r.log[len(r.log)-4:], "\n"); !strings.Contains(last, "close 1009") {
+			t.Errorf("%s was not closed with 1009:\n%s", legName(leg), last)
+		}
+	}
 }

@@ -181,11 +181,35 @@ func (c *simClient) act() {
 		c.leave()
 		c.later()
 	case n < 745:
-		s.note("client: breaks the protocol")
-		conn.send(build(3, true, "nonsense", s.key()))
+		c.misbehave()
 		c.leave()
 		c.later()
+	case n < 750 && s.mode == Counted && c.welcomed:
+		c.write(simMessage{true, "\x1e" + []string{`{"type":"ping"}`, `{"type":"from the future"}`}[s.rng.IntN(2)]})
+	case n < 752 && s.mode == Counted && !c.first:
+		s.shell.lie()
 	}
+}
+
+// misbehave sends what no client may send.
+func (c *simClient) misbehave() {
+	s := c.sim
+	bad := [][]byte{
+		build(3, true, "unknown opcode", s.key()),
+		build(1, true, "not masked", nil),
+		build(0, true, "continues nothing", s.key()),
+		build(9, false, "fragmented ping", s.key()),
+		build(8, true, closePayload(1006, ""), s.key()),
+		build(8, true, "\x03\xe8\xff", s.key()),
+		build(2, true, strings.Repeat("x", int(s.limit.MaxMessageBytes)+1), s.key()),
+	}
+	if s.mode == Counted {
+		bad = append(bad, build(1, true, "\x1enonsense", s.key()),
+			build(1, true, fmt.Sprintf("\x1e"+`{"type":"ack","received":%d}`, len(s.up.said)+1000000), s.key()))
+	}
+	b := bad[s.rng.IntN(len(bad))]
+	s.note("client: breaks the protocol with %.40q", b)
+	c.conn.send(b)
 }
 
 // suspect gives a connection up that nothing comes from.
@@ -461,6 +485,7 @@ func (c *simClient) told(text string) {
 		c.flush()
 	case "ack":
 		c.trim(m.Received)
+	case "pong":
 	case "gap":
 		if m.From != c.got+1 || m.To < m.From {
 			s.fail("gap from %d to %d, the client has %d", m.From, m.To, c.got)
@@ -490,6 +515,7 @@ func (c *simClient) calm() {
 		c.later()
 		return
 	}
+	c.read(len(c.queue))
 	c.conn.listen(true)
 	if c.conn.toPeer.hole || c.conn.toProxy.hole || c.conn.toProxy.fin {
 		c.connect()

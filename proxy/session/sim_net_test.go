@@ -60,7 +60,7 @@ func (c *simConn) deliverToPeer() {
 		return
 	}
 	p.busy = true
-	c.sim.after(c.sim.between(0, c.sim.latency+1), func() {
+	c.sim.after(c.sim.delay(), func() {
 		p.busy = false
 		switch {
 		case p.hole || p.over || c.deaf:
@@ -86,7 +86,7 @@ func (c *simConn) deliverToProxy() {
 		return
 	}
 	p.busy = true
-	c.sim.after(c.sim.between(0, c.sim.latency+1), func() {
+	c.sim.after(c.sim.delay(), func() {
 		p.busy = false
 		switch {
 		case p.over || l.closed || !l.reading && !l.late && !l.failed || p.hole && len(l.rest) == 0:
@@ -110,6 +110,14 @@ func (c *simConn) deliverToProxy() {
 		}
 		c.deliverToProxy()
 	})
+}
+
+// delay is how long bytes are under way. Calm networks are fast: nobody is given up for being slow.
+func (s *sim) delay() time.Duration {
+	if s.calm {
+		return s.between(0, time.Millisecond)
+	}
+	return s.between(0, s.latency+1)
 }
 
 // piece is how much of n bytes arrives at once: all of it or little.

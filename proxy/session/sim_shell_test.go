@@ -52,7 +52,6 @@ type shellLeg struct {
 
 func newShell(s *sim) *simShell {
 	h := &simShell{sim: s, legs: map[Leg]*shellLeg{}, carried: map[string]Time{}, seen: map[string]Time{}, slowEngine: s.chance(0.2)}
-	h.consumed.fromClient = false
 	if s.mode != Relay && s.chance(0.7) {
 		h.ids = newSimIDs(s)
 		s.cfg.Dedup = h.ids
@@ -65,6 +64,7 @@ func (h *simShell) begin() {
 	s := h.sim
 	s.up.conn = s.connect(s.up, "upstream")
 	h.legs[Upstream] = &shellLeg{simLeg: s.up.conn.leg, handed: wireReader{fromClient: true}}
+	h.consumed.limit = int(s.limit.MaxMessageBytes)
 	h.core = New(&s.cfg, s.mode, 1, s.rng.Uint64(), s.now)
 	h.settle()
 }
@@ -88,10 +88,25 @@ func (h *simShell) attach(peer simPeer, received uint64) *simConn {
 	}
 	c := s.connect(peer, "client "+string('0'+rune(id%10)))
 	c.leg.id = id
-	h.legs[id] = &shellLeg{simLeg: c.leg, taken: wireReader{fromClient: true}, nonce: a.Nonce}
+	h.legs[id] = &shellLeg{simLeg: c.leg, taken: wireReader{fromClient: true, limit: int(s.limit.MaxMessageBytes)}, nonce: a.Nonce}
 	h.current = id
 	h.leave()
 	return c
+}
+
+// lie tries to resume with more messages than were ever sent: it must be refused without a trace.
+func (h *simShell) lie() {
+	s := h.sim
+	h.enter("a resume that lies")
+	state, legs := h.core.State(), h.core.legs
+	if state == StateLeft {
+		return
+	}
+	leg, err := h.core.Attach(s.now, Attachment{Received: uint64(len(s.up.said)) + 1}, &h.fx)
+	if err != ErrReceived || leg != 0 || len(h.fx.List) > 0 || h.core.State() != state || h.core.legs != legs {
+		s.fail("a resume that lies led to leg %d, error %v, state %v", leg, err, h.core.State())
+	}
+	h.leave()
 }
 
 // enter begins an input, leave ends it.
@@ -167,6 +182,9 @@ func (h *simShell) effect(e *Effect) {
 			s.fail("%s is given up for dead while %d bytes of it wait to be read", legName(e.Leg), len(p.data))
 		}
 		leg.close(e.Kind == Close)
+		if e.Leg != Upstream && s.chance(0.3) {
+			s.after(s.between(0, 5*time.Second), func() { h.stale(leg) })
+		}
 	case Pause:
 		s.note("  pause %s", legName(e.Leg))
 		leg.pause()

@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -16,7 +17,9 @@ type simUpstream struct {
 	over   bool
 }
 
-func newSimUpstream(s *sim) *simUpstream { return &simUpstream{sim: s, in: wireReader{fromClient: true}} }
+func newSimUpstream(s *sim) *simUpstream {
+	return &simUpstream{sim: s, in: wireReader{fromClient: true}}
+}
 
 func (u *simUpstream) start() {
 	u.sim.after(u.sim.between(0, time.Second), func() {
@@ -49,8 +52,14 @@ func (u *simUpstream) act() {
 		u.conn.send(build(8, true, closePayload(code, "done"), nil))
 		u.over = true
 	case n < 636:
+		bad := [][]byte{
+			build(0, true, "continues nothing", nil),
+			build(1, true, "masked", s.key()),
+			build(8, true, "x", nil),
+			build(2, true, strings.Repeat("x", int(s.limit.MaxMessageBytes)+1), nil),
+		}
 		s.note("upstream: breaks the protocol")
-		u.conn.send(build(0, true, "continues nothing", nil))
+		u.conn.send(bad[s.rng.IntN(len(bad))])
 		u.over = true
 	case n < 639:
 		s.note("upstream: cut")
@@ -60,6 +69,8 @@ func (u *simUpstream) act() {
 		s.note("upstream: silent for good")
 		u.conn.cut(false, false)
 		u.over = true
+	case n == 642:
+		s.shell.end([]Reason{Evicted, Stopped}[s.rng.IntN(2)])
 	}
 }
 

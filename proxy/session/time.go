@@ -56,7 +56,11 @@ func (b *beat) dead(h *Heartbeat, acked uint64, known bool) bool {
 	if progress && b.silent < 2*h.MaxMissed {
 		b.missed = 0
 	}
-	return b.missed >= h.MaxMissed || b.silent >= 2*h.MaxMissed
+	enough := h.MaxMissed
+	if known {
+		enough = max(enough, 2) // progress shows only from one look to the next
+	}
+	return b.missed >= enough || b.silent >= 2*h.MaxMissed
 }
 
 // Probed answers the effect Probe: how many bytes of leg the peer's TCP has acknowledged

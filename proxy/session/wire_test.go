@@ -55,10 +55,12 @@ func (f wireFrame) String() string {
 // whatever RFC 6455 forbids there.
 type wireReader struct {
 	fromClient bool
+	limit      int // of a message, the headers of later fragments included; 0: none
 	buf        []byte
 	open       bool // a fragmented message is under way
 	text       bool
 	msg        []byte
+	size       int
 	closed     bool // a Close has come: nothing may follow
 	messages   []wireMessage
 }
@@ -168,8 +170,12 @@ func (r *wireReader) sequence(f wireFrame) error {
 	if (f.op == 0) != r.open {
 		return fmt.Errorf("opcode %d while a fragmented message open is %v", f.op, r.open)
 	}
+	r.size += len(f.raw)
 	if f.op != 0 {
-		r.text, r.msg = f.op == 1, nil
+		r.text, r.msg, r.size = f.op == 1, nil, len(f.payload)
+	}
+	if r.limit > 0 && r.size > r.limit {
+		return fmt.Errorf("message of %d bytes", r.size)
 	}
 	r.msg = append(r.msg, f.payload...)
 	r.open = !f.fin
