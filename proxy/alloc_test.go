@@ -95,6 +95,9 @@ func mallocs(n int, f func(i int)) float64 {
 const nearlyNothing = 0.05
 
 func TestRelayedMessagesAllocateNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("under the race detector, pools forget at random; the test runs without it")
+	}
 	const messages = 2000
 	payload := make([]byte, 128)
 	copy(payload, `{"text":"`)

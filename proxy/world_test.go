@@ -22,19 +22,22 @@ import (
 	"github.com/tideover/tideover/proxy/proxytest"
 )
 
-// A world is a running proxy with a backend behind it, clients before it, and all of it in
-// memory, on the fake clock of a testing/synctest bubble.
+// A world is a running proxy with a backend behind it and clients before it: in memory, on the
+// fake clock of a testing/synctest bubble, or over sockets.
 type world struct {
 	t       *testing.T
 	p       *Proxy
 	cfg     *config.Config
 	logs    *observer.ObservedLogs
 	backend *proxytest.Backend
-	public  *proxytest.PipeListener
-	admin   *proxytest.PipeListener
-	dial    func(ctx context.Context, network, address string) (net.Conn, error) // to the backend
 	start   time.Time
 	stop    func() error // ends the proxy and waits for that; idempotent
+
+	// connections to the proxy's listeners, and from it to the backend
+	toPublic, toAdmin func(context.Context) (net.Conn, error)
+	dial              func(ctx context.Context, network, address string) (net.Conn, error)
+
+	settle func() // lets everybody do what can be done without time passing; only in a bubble
 }
 
 // story tells what happens in a world whose configuration is the default one, changed by
@@ -43,16 +46,47 @@ type world struct {
 func story(t *testing.T, change func(*config.Config), tell func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, change)
-		tell(t, w)
-		if err := w.stop(); err != nil {
-			t.Errorf("the proxy stopped with %v", err)
+		public, admin := proxytest.ListenPipe("203.0.113.1:80"), proxytest.ListenPipe("203.0.113.1:9090")
+		upstream := proxytest.ListenPipe("203.0.113.2:9000")
+		w := newWorld(t, upstream, change)
+		w.settle = synctest.Wait
+		dialer := func(l *proxytest.PipeListener) func(context.Context) (net.Conn, error) {
+			return func(ctx context.Context) (net.Conn, error) { return l.Dial(ctx) }
 		}
-		w.wantNothingLeft()
+		w.toPublic, w.toAdmin = dialer(public), dialer(admin)
+		w.dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return upstream.Dial(ctx) }
+		w.run(public, admin)
+		tell(t, w)
+		w.end()
 	})
 }
 
-func newWorld(t *testing.T, change func(*config.Config)) *world {
+// socketStory is a story over loopback sockets, on the real clock.
+func socketStory(t *testing.T, change func(*config.Config), tell func(t *testing.T, w *world)) {
+	t.Helper()
+	listen := func() net.Listener {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	dialer := func(l net.Listener) func(context.Context) (net.Conn, error) {
+		return func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
+		}
+	}
+	public, admin, upstream := listen(), listen(), listen()
+	w := newWorld(t, upstream, change)
+	w.settle = func() {}
+	w.toPublic, w.toAdmin = dialer(public), dialer(admin)
+	w.dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer(upstream)(ctx) }
+	w.run(public, admin)
+	tell(t, w)
+	w.end()
+}
+
+func newWorld(t *testing.T, upstream net.Listener, change func(*config.Config)) *world {
 	t.Helper()
 	cfg := config.Default()
 	cfg.HTTP.Passthrough = false
@@ -66,29 +100,36 @@ func newWorld(t *testing.T, change func(*config.Config)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{
-		t: t, p: p, cfg: cfg, logs: logs, start: time.Now(),
-		backend: proxytest.NewBackend(t),
-		public:  proxytest.ListenPipe("203.0.113.1:80"),
-		admin:   proxytest.ListenPipe("203.0.113.1:9090"),
-	}
-	upstream := proxytest.ListenPipe("203.0.113.2:9000")
+	w := &world{t: t, p: p, cfg: cfg, logs: logs, start: time.Now(), backend: proxytest.NewBackend(t)}
 	proxytest.ServeUpstream(t, upstream, w.backend.Serve)
-	w.dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return upstream.Dial(ctx) }
 	w.rewire()
+	return w
+}
+
+func (w *world) run(public, admin net.Listener) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
+	var err error
 	go func() {
 		defer close(done)
-		err = p.serve(ctx, w.public, w.admin)
+		err = w.p.serve(ctx, public, admin)
 	}()
 	w.stop = func() error {
 		cancel()
 		<-done
 		return err
 	}
-	t.Cleanup(func() { _ = w.stop() })
-	return w
+	w.t.Cleanup(func() { _ = w.stop() })
+}
+
+// end is the end of a story.
+func (w *world) end() {
+	w.t.Helper()
+	if err := w.stop(); err != nil {
+		w.t.Errorf("the proxy stopped with %v", err)
+	}
+	w.settle()
+	w.wantNothingLeft()
 }
 
 // rewire makes the current settings dial the backend of this world; a reload makes others.
@@ -98,9 +139,6 @@ func (w *world) rewire() {
 	}
 }
 
-// settle lets everybody do what can be done without time passing.
-func (w *world) settle() { synctest.Wait() }
-
 // pass lets time go by.
 func (w *world) pass(d time.Duration) {
 	time.Sleep(d)
@@ -109,7 +147,7 @@ func (w *world) pass(d time.Duration) {
 
 func (w *world) connect() net.Conn {
 	w.t.Helper()
-	conn, err := w.public.Dial(w.t.Context())
+	conn, err := w.toPublic(w.t.Context())
 	if err != nil {
 		w.t.Fatalf("connect to the proxy: %v", err)
 	}
@@ -174,7 +212,7 @@ func (w *world) begin(target string, lines ...string) <-chan verdict {
 // ask makes a request to the admin listener.
 func (w *world) ask(path string) (status int, body string) {
 	w.t.Helper()
-	conn, err := w.admin.Dial(w.t.Context())
+	conn, err := w.toAdmin(w.t.Context())
 	if err != nil {
 		w.t.Fatalf("ask for %s: %v", path, err)
 	}
@@ -242,7 +280,6 @@ func (w *world) wantSessions(attached, away int64) {
 
 func (w *world) wantNothingLeft() {
 	w.t.Helper()
-	w.settle()
 	p := w.p
 	if n := p.live.Load(); n != 0 {
 		w.t.Errorf("%d places under limits.max_sessions are still taken", n)
