@@ -23,7 +23,6 @@ func TestConfigErrors(t *testing.T) {
 		"not YAML at all": {"\tlisten\n", []string{":1: "}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			file := filepath.Join(t.TempDir(), "proxy.yaml")
 			if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
 				t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	neturl "net/url"
 	"os"
 	"strings"
 	"testing"
@@ -51,24 +52,15 @@ func TestBadFramesOfClients(t *testing.T) {
 		"close reason that is not UTF-8":     {frame(0x88, mask, "\x03\xe8\xff\xfe"), ws.StatusInvalidFramePayloadData},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			url := fmt.Sprintf("ws://%s/?client_id=%d", p.addr, idOf(t))
+			url := "ws://" + p.addr + "/?client_id=" + neturl.QueryEscape(name)
 			bad := dialRaw(t, url)
 			bad.wantEcho(t, "before")
 			bad.send(t, c.bytes)
 			bad.wantClose(t, c.code)
 			dialRaw(t, url).wantEcho(t, "after", "before")
+			bystander.wantEcho(t, "still here")
 		})
 	}
-	t.Cleanup(func() { bystander.wantEcho(t, "still here") })
-}
-
-// idOf gives each subtest a number of its own.
-func idOf(t *testing.T) (id uint32) {
-	for _, c := range t.Name() {
-		id = id*31 + uint32(c)
-	}
-	return id
 }
 
 // Ids that are no proper JSON, or no proper UTF-8, are no ids: such messages pass as they are, twice too.
@@ -191,7 +183,6 @@ func TestBadFramesOfUpstreams(t *testing.T) {
 		"close reason that is not UTF-8": {frame(0x88, "", "\x03\xe8\xff\xfe"), ws.StatusInvalidFramePayloadData},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			heard := make(chan verdict, 1)
 			p := startProxy(t, newEcho(t, func(conn net.Conn, header string) {
 				io.WriteString(conn, proxytest.SwitchingProtocols(header)+frame(0x81, "", "welcome")+c.bytes)
@@ -262,7 +253,6 @@ func TestBadAnswersOfUpstreams(t *testing.T) {
 		"protocol-not-offered": 502, "extension": 502, "endless": 502,
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			if status, err := answerTo(p.addr, handshake("/raw/"+name+"?client_id="+name)); err != nil || status != want {
 				t.Errorf("answered with %d, %v; want %d", status, err, want)
 			}
