@@ -344,9 +344,9 @@ func wantTexts(t *testing.T, who *proxytest.Peer, what string, want ...string) {
 	}
 }
 
-func wantClose(t *testing.T, who *proxytest.Peer, what string, code ws.StatusCode) {
+func wantClose(t *testing.T, who *proxytest.Peer, what string, code uint16) {
 	t.Helper()
-	if e := who.Ending(); e.Code != code {
+	if e := who.Ending(); e.Code != ws.StatusCode(code) {
 		t.Errorf("%s: %v, want Close %d", what, e, code)
 	}
 }
