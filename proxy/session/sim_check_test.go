@@ -19,7 +19,9 @@ type simIDs struct {
 	cache *dedup.Cache
 	names map[dedup.ID]string
 	ttl   time.Duration
-	bug   func() bool
+
+	bug    func(d *simIDs, key string, now Time) bool // planted
+	marked map[string]Time                            // for it
 }
 
 func newSimIDs(s *sim) *simIDs {
@@ -28,7 +30,7 @@ func newSimIDs(s *sim) *simIDs {
 		panic(err)
 	}
 	ttl := s.between(time.Second, time.Minute)
-	return &simIDs{path: path, cache: dedup.New(1<<20, ttl), names: map[dedup.ID]string{}, ttl: ttl}
+	return &simIDs{path: path, cache: dedup.New(1<<20, ttl), names: map[dedup.ID]string{}, marked: map[string]Time{}, ttl: ttl}
 }
 
 // name makes an id known.
@@ -42,7 +44,16 @@ func (d *simIDs) name(key string) {
 
 func (d *simIDs) Find(json []byte) (dedup.ID, bool) { return d.path.Find(json) }
 func (d *simIDs) Seen(session uint64, id dedup.ID, now Time) bool {
+	if d.bug != nil {
+		return d.bug(d, d.names[id], now)
+	}
 	return d.cache.Seen(session, id, int64(now))
+}
+
+// mark is what the shell does for an effect Mark.
+func (d *simIDs) mark(id dedup.ID, now Time) {
+	d.cache.Mark(1, id, int64(now))
+	d.marked[d.names[id]] = now
 }
 
 // took keeps the books of what the session has consumed of a leg, by a reading of its own:
@@ -272,6 +283,11 @@ func (h *simShell) checkOver() {
 func (h *simShell) stale(leg *shellLeg) {
 	s := h.sim
 	h.enter("news of %s, which was closed", legName(leg.id))
+	if s.bug != nil && s.bug.stale != nil {
+		s.bug.stale(s)
+		h.leave()
+		return
+	}
 	switch s.rng.IntN(4) {
 	case 0:
 		h.core.ClientLost(s.now, leg.id, Broken, &h.fx)

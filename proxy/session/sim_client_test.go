@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -288,7 +289,7 @@ func (c *simClient) write(m simMessage) {
 		op = 1
 	}
 	for s.chance(0.15) {
-		n := s.rng.IntN(len(m.body) + 1)
+		n := s.rng.IntN(len(m.body)+1) * s.rng.IntN(2) // half of them are empty
 		c.conn.send(build(op, false, m.body[:n], s.key()))
 		op, m.body = 0, m.body[n:]
 		if s.chance(0.3) {
@@ -345,6 +346,11 @@ func (c *simClient) received(conn *simConn, b []byte) {
 func (c *simClient) closed(payload []byte) {
 	s := c.sim
 	conn := c.conn
+	if u := &s.shell.core.up; u.end == UpstreamClosed && bytes.HasSuffix(u.closeMsg, payload) && s.shell.core.Stats.Dropped == 0 {
+		if n := max(c.got, c.page, c.last); n != s.shell.down {
+			s.fail("the client hears the upstream's Close and has %d messages of %d", n, s.shell.down)
+		}
+	}
 	if s.calm || s.chance(0.8) {
 		conn.send(build(8, true, string(payload), s.key()))
 		s.after(s.between(0, 100*time.Millisecond), conn.finish)

@@ -199,7 +199,7 @@ func (h *simShell) effect(e *Effect) {
 			s.fail("an id is marked whose message has not been handed over")
 		}
 		h.toMark = slices.Delete(h.toMark, i, i+1)
-		h.ids.cache.Mark(1, e.ID, int64(s.now))
+		h.ids.mark(e.ID, s.now)
 	case Probe:
 		acked, known := leg.acked(), !h.slowEngine
 		s.note("  probe %s: %d, %v", legName(e.Leg), acked, known)

@@ -137,6 +137,12 @@ func newSim(seed uint64, b *bug) *sim {
 	}
 	s.shell = newShell(s)
 	s.limit = s.cfg
+	if b != nil && b.start != nil {
+		b.start(s)
+	}
+	if b != nil && s.shell.ids != nil {
+		s.shell.ids.bug = b.seen
+	}
 	s.up = newSimUpstream(s)
 	s.user = newSimClient(s)
 	return s

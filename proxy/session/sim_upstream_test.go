@@ -94,7 +94,7 @@ func (u *simUpstream) say(n int) {
 			op = 1
 		}
 		for s.chance(0.15) {
-			n := s.rng.IntN(len(m.body) + 1)
+			n := s.rng.IntN(len(m.body)+1) * s.rng.IntN(2) // half of them are empty
 			u.conn.send(build(op, false, m.body[:n], nil))
 			op, m.body = 0, m.body[n:]
 			if s.chance(0.3) {
