@@ -207,7 +207,7 @@ func (r *rig) attach(received uint64) []string {
 	case err != nil:
 		r.note("refused: %v", err)
 	case leg == 0:
-		r.note("refused: the session has left")
+		r.note("refused")
 	case leg != next:
 		r.t.Fatalf("attached leg %d, want %d", leg, next)
 	}

@@ -153,10 +153,10 @@ type Attachment struct {
 }
 
 // Attach binds a client leg: the first one, one that resumes, or one that supersedes another.
-// It returns the leg's number. ErrReceived leaves the session as it was; so does a session in
-// StateLeft, for which the number is 0.
+// It returns the leg's number. ErrReceived leaves the session as it was. So does a session that can't be
+// had, in StateLeft or a Relay session that has had its client: then the number is 0.
 func (s *Session) Attach(now Time, a Attachment, fx *Effects) (Leg, error) {
-	if s.state == StateLeft {
+	if s.state == StateLeft || s.mode == Relay && s.state != StateFresh {
 		return 0, nil
 	}
 	if s.mode == Counted && a.Received > s.win.high {

@@ -156,7 +156,7 @@ away     | upstream lost            | left     | emit left; forget
 away     | a minute passes          | left     | emit left; forget; to upstream: close 1001 "session left: its client did not come back in time"; close upstream
 away     | proxy ends it            | leaving  | emit left; forget; to upstream: close 1001 ""
 
-leaving  | attach                   | leaving  | refused: the session has left
+leaving  | attach                   | leaving  | refused
 leaving  | client message           | leaving  | -
 leaving  | client closes, 1000      | leaving  | -
 leaving  | client closes, 1001      | leaving  | -
@@ -170,7 +170,7 @@ leaving  | upstream lost            | left     | -
 leaving  | a minute passes          | left     | close upstream
 leaving  | proxy ends it            | leaving  | -
 
-left     | attach                   | left     | refused: the session has left
+left     | attach                   | left     | refused
 left     | client message           | left     | -
 left     | client closes, 1000      | left     | -
 left     | client closes, 1001      | left     | -
@@ -203,7 +203,7 @@ fresh    | upstream lost            | left     | forget
 fresh    | a minute passes          | fresh    | -
 fresh    | proxy ends it            | leaving  | forget; to upstream: close 1001 ""
 
-attached | attach                   | attached | to client 1: close 4409 "superseded by a new connection"; close client 1; resume client 2
+attached | attach                   | attached | refused
 attached | client message           | attached | to upstream: text "hi"
 attached | client closes, 1000      | leaving  | to client 1: close 1000 ""; close client 1; forget; to upstream: close 1000 ""
 attached | client closes, 1001      | leaving  | to client 1: close 1001 ""; close client 1; forget; to upstream: close 1001 ""
@@ -217,7 +217,7 @@ attached | upstream lost            | left     | close client 1; forget
 attached | a minute passes          | attached | -
 attached | proxy ends it            | leaving  | to client 1: close 1012 ""; close client 1; forget; to upstream: close 1001 ""
 
-ending   | attach                   | ending   | close client 1; resume client 2; to client 2: close 1000 ""
+ending   | attach                   | ending   | refused
 ending   | client message           | ending   | -
 ending   | client closes, 1000      | left     | close client 1; forget
 ending   | client closes, 1001      | left     | close client 1; forget
@@ -231,7 +231,7 @@ ending   | upstream lost            | ending   | -
 ending   | a minute passes          | left     | close client 1; forget
 ending   | proxy ends it            | left     | close client 1; forget
 
-leaving  | attach                   | leaving  | refused: the session has left
+leaving  | attach                   | leaving  | refused
 leaving  | client message           | leaving  | -
 leaving  | client closes, 1000      | leaving  | -
 leaving  | client closes, 1001      | leaving  | -
@@ -245,7 +245,7 @@ leaving  | upstream lost            | left     | -
 leaving  | a minute passes          | left     | close upstream
 leaving  | proxy ends it            | leaving  | -
 
-left     | attach                   | left     | refused: the session has left
+left     | attach                   | left     | refused
 left     | client message           | left     | -
 left     | client closes, 1000      | left     | -
 left     | client closes, 1001      | left     | -
