@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -14,8 +15,8 @@ import (
 // The full form: go test ./e2e -run TestExactlyOnce -cuts 200 -messages 10000 -timeout 30m
 var (
 	seedFlag     = flag.Uint64("seed", 0, "how TestExactlyOnce cuts; 0: at random")
-	cutsFlag     = flag.Int("cuts", 30, "how often TestExactlyOnce cuts")
-	messagesFlag = flag.Int("messages", 2000, "how many messages TestExactlyOnce sends each way")
+	cutsFlag     = flag.Int("cuts", 24, "how often TestExactlyOnce cuts")
+	messagesFlag = flag.Int("messages", 1600, "how many messages TestExactlyOnce sends each way")
 )
 
 // A talk is page.html in a tab of Chromium, and its backend, each sending to the other, over a network that
@@ -25,6 +26,8 @@ type talk struct {
 	network *proxytest.Network
 	backend *process
 	tab     *process
+	loaded  int             // connections that brought the page and its first WebSocket
+	cut     *proxytest.Wire // the last one
 }
 
 // report is what a party counted, see conversation.js.
@@ -45,6 +48,13 @@ func newTalk(t *testing.T, throughProxy bool, extra settings) *talk {
 	k := &talk{t: t, network: proxytest.NewNetwork(t, server), backend: backend}
 	// The page itself comes undisturbed; its WebSocket goes through the network, being of the page's origin.
 	k.tab, _ = node(t, "browser/tab.mjs", browser, "http://"+k.network.Addr()+"/page.html")
+	eventually(t, func() error {
+		if page, _ := k.reports(); page.Opens == 0 {
+			return errors.New("the page's WebSocket never opened")
+		}
+		return nil
+	})
+	k.loaded = k.network.Accepted()
 	return k
 }
 
@@ -129,9 +139,9 @@ var cuts = []cut{
 			k.foundDead(w)
 		case 1, 2:
 			w.Resume()
-		default:
-			w.Reset(proxytest.BothSides)
+			pause(random, 100)
 		}
+		w.Reset(proxytest.BothSides)
 	}},
 	{"freeze", func(k *talk, w *proxytest.Wire, random *rand.Rand) {
 		w.Hold(someSide(random))
@@ -203,7 +213,8 @@ func (k *talk) cutAll(seed uint64) (done map[string]int) {
 		if i%20 == 13 {
 			c = blocked
 		}
-		c.do(k, k.live(random), random)
+		k.cut = k.live(random)
+		c.do(k, k.cut, random)
 		done[c.name]++
 	}
 	return done
@@ -215,7 +226,7 @@ func (k *talk) live(random *rand.Rand) *proxytest.Wire {
 	early, moment := random.IntN(4) == 0, random.IntN(250)
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		w := k.network.Last()
-		if w == nil || w.Ended() || !early && w.Moved(proxytest.ClientSide) < 600 {
+		if w == nil || w == k.cut || w.Ended() || !early && w.Moved(proxytest.ClientSide) < 600 {
 			continue
 		}
 		time.Sleep(time.Duration(moment) * time.Millisecond)
@@ -265,6 +276,9 @@ func TestExactlyOnceInABrowser(t *testing.T) {
 			if pending := evaluate(t, k.tab, "socket.pending"); pending != "0" {
 				return fmt.Errorf("%s messages are still pending", pending)
 			}
+			if returns := k.network.Accepted() - k.loaded; returns < *cutsFlag {
+				return fmt.Errorf("%d cuts made the page connect again only %d times", *cutsFlag, returns)
+			}
 			return nil
 		})
 		k.summary("through tideover", done, page, backend, begin)
@@ -293,7 +307,7 @@ func TestExactlyOnceInABrowser(t *testing.T) {
 }
 
 func (k *talk) summary(what string, done map[string]int, page, backend report, begin time.Time) {
-	k.t.Logf("%s: %d connections in %.0f s, cuts %v", what, k.network.Accepted(), time.Since(begin).Seconds(), done)
+	k.t.Logf("%s: %d new connections after the first in %.0f s, cuts %v", what, k.network.Accepted()-k.loaded, time.Since(begin).Seconds(), done)
 	k.t.Logf("%s: page → backend: sent %d, lost %d, doubled %d; backend → page: sent %d, lost %d, doubled %d; the page saw %d closes, the backend %d",
 		what, page.Sent, page.Sent-backend.Received, backend.Doubled, backend.Sent, backend.Sent-page.Received, page.Doubled, page.Closes, backend.Closes)
 }
