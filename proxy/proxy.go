@@ -47,6 +47,7 @@ type Proxy struct {
 	live     atomic.Int64  // sessions and handshakes on their way to be one
 	buffered atomic.Int64  // bytes in all windows
 	evicting atomic.Bool
+	grown    atomic.Bool // buffers over their limit grew while an eviction was under way
 	stopping atomic.Bool
 	serving  atomic.Bool
 	counters counters
@@ -204,9 +205,14 @@ func (p *Proxy) underPressure() bool {
 // account changes the sum of all buffers. It may be called with a relay locked.
 func (p *Proxy) account(delta int64) {
 	if p.buffered.Add(delta) > p.settings.Load().cfg.Limits.MaxBufferBytes && delta > 0 {
-		if p.evicting.CompareAndSwap(false, true) {
-			go p.evict()
-		}
+		p.grown.Store(true)
+		p.startEvicting()
+	}
+}
+
+func (p *Proxy) startEvicting() {
+	if p.evicting.CompareAndSwap(false, true) {
+		go p.evict()
 	}
 }
 
@@ -215,7 +221,13 @@ func (p *Proxy) account(delta int64) {
 // read on.
 func (p *Proxy) evict() {
 	// Where nobody is left to end, looking again at once would find nothing new.
-	defer time.AfterFunc(evictPause, func() { p.evicting.Store(false) })
+	defer time.AfterFunc(evictPause, func() {
+		p.evicting.Store(false)
+		if p.grown.Load() && p.underPressure() {
+			p.startEvicting()
+		}
+	})
+	p.grown.Store(false)
 	type away struct {
 		r     *relay
 		since session.Time

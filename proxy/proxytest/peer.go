@@ -34,7 +34,7 @@ type Peer struct {
 	in     *bufio.Reader
 	done   chan struct{} // closed when reading has ended
 
-	write sync.Mutex // held while writing
+	write chan struct{} // full while somebody writes; a mutex would stop a bubble's clock
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced with every news
@@ -109,7 +109,7 @@ func OpenClient(t testing.TB, conn net.Conn, request string) (*Peer, *http.Respo
 }
 
 func startPeer(p *Peer) *Peer {
-	p.changed, p.done = make(chan struct{}), make(chan struct{})
+	p.changed, p.done, p.write = make(chan struct{}), make(chan struct{}), make(chan struct{}, 1)
 	go p.read()
 	p.t.Cleanup(func() {
 		p.Hold(false)
@@ -140,8 +140,8 @@ func (p *Peer) Frame(op ws.OpCode, fin bool, payload string) []byte {
 
 // Send writes raw bytes, with an error where that is not possible any more.
 func (p *Peer) Send(b []byte) error {
-	p.write.Lock()
-	defer p.write.Unlock()
+	p.write <- struct{}{}
+	defer func() { <-p.write }()
 	_, err := p.Conn.Write(b)
 	return err
 }
@@ -182,6 +182,7 @@ func (p *Peer) Drop() {
 	case *net.TCPConn:
 		abort(c)
 	}
+	p.Hold(false)
 	<-p.done
 }
 
