@@ -54,8 +54,8 @@ func ParseAddress(s string) (Address, error) {
 }
 
 func parseSocket(path string) (string, error) {
-	if strings.HasPrefix(path, "//") { // unix:///path, as URLs are written
-		path = path[2:]
+	if rest, isURL := strings.CutPrefix(path, "//"); isURL { // unix:///path
+		path = rest
 	}
 	if !strings.HasPrefix(path, "/") || len(path) < 2 || len(path) > maxSocketPath || strings.ContainsRune(path, 0) {
 		return "", errSocket

@@ -73,7 +73,7 @@ func readAnswer(conn io.Reader, key string, protocols []string) (*answer, error)
 		return nil, err
 	}
 	early := make([]byte, buffered.Buffered())
-	io.ReadFull(buffered, early) // can't fail: all of it is buffered
+	_, _ = io.ReadFull(buffered, early) // can't fail: all of it is buffered
 	h := resp.Header
 	removeHopByHop(h)
 	h.Del("Content-Length") // a 101 has no body, whatever it says (RFC 9110 section 8.6)

@@ -5,7 +5,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/tideover/tideover/cmd/tideover/demo"
 	"github.com/tideover/tideover/config"
 	"github.com/tideover/tideover/proxy"
 )
@@ -24,7 +23,3 @@ type (
 )
 
 func newServer(cfg *config.Config, log *zap.Logger) (server, error) { return proxy.New(cfg, log) }
-
-func runDemo(ctx context.Context, listen string, log *zap.Logger, startProxy func(context.Context, *config.Config) error) error {
-	return demo.Run(ctx, listen, log, startProxy)
-}

@@ -105,11 +105,21 @@ func (o *owner) Data(l Leg, b []byte) int {
 	if len(b) == 0 {
 		o.t.Error("Data with no bytes")
 	}
-	if o.onData != nil {
-		return o.onData(l, b)
+	o.mu.Lock()
+	onData := o.onData
+	o.mu.Unlock()
+	if onData != nil {
+		return onData(l, b)
 	}
 	o.record(b)
 	return len(b)
+}
+
+// handle sets onData while the leg may be read.
+func (o *owner) handle(onData func(Leg, []byte) int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.onData = onData
 }
 
 func (o *owner) record(b []byte) {

@@ -20,11 +20,11 @@ func testStat(t *testing.T, n network) {
 	eventually(t, "nothing is held", func() bool { return r.leg.Stat().Held == 0 })
 
 	// A paused leg keeps no large buffer for a few bytes.
-	r.onData = func(l Leg, b []byte) int { l.Pause(); r.record(b[:1]); return 1 }
+	r.handle(func(l Leg, b []byte) int { l.Pause(); r.record(b[:1]); return 1 })
 	send(t, r.peer, make([]byte, 100))
 	eventually(t, "the leg is paused", func() bool { return r.reads() == 11 })
 	eventually(t, "the rest is kept", func() bool { h := r.leg.Stat().Held; return h >= 99 && h <= 4096 })
-	r.onData = nil
+	r.handle(nil)
 	r.leg.Resume()
 	eventually(t, "nothing is held", func() bool { return r.leg.Stat().Held == 0 })
 

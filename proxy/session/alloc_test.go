@@ -18,7 +18,6 @@ type quiet struct {
 
 	marks int
 	ping  []byte // the latest receipt ping
-	acks  int
 }
 
 func newQuiet(mode Mode, cfg Config) *quiet {

@@ -26,7 +26,6 @@ func readFrames(t *testing.T, batches [][]byte, fromClient bool, limit int64) (f
 				if r.remain -= int64(k); r.remain > 0 {
 					break
 				}
-				inFrame = false
 				found = append(found, fmt.Sprintf("payload %x fin %v", payload, r.fin))
 				payload = nil
 			}

@@ -26,7 +26,6 @@ type simClient struct {
 	missing map[int]bool // messages that it was told, or noticed, to have lost
 	silent  bool         // answers no pings
 	pings   [][]byte     // not answered yet
-	posts   []string     // payloads of its own pings
 
 	// A plain client's page.
 	page    int            // the highest message number that it has
