@@ -171,6 +171,13 @@ func TestIdleHoldsNothing(t *testing.T) {
 	if r.s.Held() != 0 {
 		t.Errorf("idle, and it holds %d bytes", r.s.Held())
 	}
+	for _, leg := range []Leg{1, Upstream} {
+		before := r.s.Held()
+		r.fromLeg(leg, []byte{0x81}) // half a header
+		if r.s.Held() <= before {
+			t.Errorf("half a header of %s is not accounted", legName(leg))
+		}
+	}
 }
 
 // What effects refer to must not be given to others before they are executed.

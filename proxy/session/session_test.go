@@ -213,3 +213,13 @@ func TestViolations(t *testing.T) {
 		}
 	}
 }
+
+// What came before a violation, in the same read, was good and goes up.
+func TestMessagesBeforeAViolationGoUp(t *testing.T) {
+	for _, mode := range []Mode{Relay, Keyed, Counted} {
+		r := newRig(t, mode, testConfig())
+		r.attach(0)
+		r.fromClient(append(build(1, true, "good", testKey), build(1, true, "bad", nil)...))
+		wantTexts(t, fmt.Sprintf("upstream, mode %d", mode), r.texts(Upstream), "good")
+	}
+}

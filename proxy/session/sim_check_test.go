@@ -106,7 +106,8 @@ func (h *simShell) took(leg *shellLeg, b []byte, alive bool) {
 			if id, ok := h.ids.Find([]byte(body)); ok {
 				key := h.ids.names[id]
 				if at, ok := h.seen[key]; ok && s.now-at < Time(h.ids.ttl) {
-					continue // a duplicate
+					h.duplicates++
+					continue
 				}
 				h.seen[key] = s.now
 			}
@@ -139,6 +140,9 @@ func (h *simShell) check() {
 	h.checkLimits()
 	if c.win.base > 0 && c.state != StateLeft && c.Stats.Dropped == 0 && s.mode != Relay && uint64(s.user.count()) < c.win.base {
 		s.fail("%d messages count as received, the client has %d", c.win.base, s.user.count())
+	}
+	if n := &c.Stats; s.mode != Relay && (n.Up != h.received || n.Duplicates != h.duplicates) || n.Resumes != h.resumes || n.Supersedes != h.supersedes {
+		s.fail("counted: %+v", *n)
 	}
 	if s.steps%8 == 0 {
 		h.checkMemory()
@@ -254,6 +258,9 @@ func (s *sim) complete() {
 	}
 	if held := c.Held(); held > 0 && len(c.client.rx.stash)+len(c.up.rx.stash)+len(c.hold) == 0 {
 		s.fail("an idle session holds %d bytes", held)
+	}
+	if n := &c.Stats; n.Dropped == 0 && (n.Down != uint64(h.down) || s.mode != Relay && n.Receipts != n.Down) {
+		s.fail("the upstream has sent %d messages, counted: %+v", h.down, *n)
 	}
 	for id, leg := range h.legs {
 		if id != Upstream && id != c.client.id {

@@ -235,7 +235,20 @@ func (s *sim) pad() string {
 	case 1:
 		n = s.rng.IntN(min(s.limit.MaxBytes*2, int(s.limit.MaxMessageBytes)*2/3))
 	}
-	return strings.Repeat("x", n)
+	b := []byte(strings.Repeat("x", n))
+	for n > 0 && s.chance(0.2) {
+		b[s.rng.IntN(n)] = 0x1E // means something only at the start of a text message
+	}
+	return string(b)
+}
+
+// odd makes a message binary, or begin with the escape of tideover.v1, or both.
+func (s *sim) odd(m simMessage) simMessage {
+	m.text = s.chance(0.5)
+	if s.chance(0.5) {
+		m.body = "\x1e" + m.body
+	}
+	return m
 }
 
 // say makes a message and sends it; now and then an old one with its id once more.
@@ -250,16 +263,14 @@ func (c *simClient) say() {
 	case n < 8 && s.shell.ids != nil:
 		key := fmt.Sprintf("k%d", c.made)
 		s.shell.ids.name(key)
-		m.body = fmt.Sprintf(`{"id":%q,"n":%d,"pad":%q}`, key, c.made, s.pad())
+		m.body = fmt.Sprintf(`{"id":%q,"n":%d,"pad":"%s"}`, key, c.made, strings.ReplaceAll(s.pad(), "\x1e", "y"))
 		if c.withID = append(c.withID, m.body); len(c.withID) > 8 {
 			c.withID = c.withID[1:]
 		}
 	case n < 11 && len(c.withID) > 0:
 		m.body = c.withID[s.rng.IntN(len(c.withID))]
-	case n < 12:
-		m.text = false
-	case n < 13:
-		m.body = "\x1e" + m.body
+	case n < 14:
+		m = s.odd(m)
 	}
 	if s.mode == Counted {
 		c.kept = append(c.kept, m)

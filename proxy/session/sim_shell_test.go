@@ -35,6 +35,8 @@ type simShell struct {
 	full     []Leg      // legs that have got a backlog in this input
 	seen     map[string]Time
 	down     int // upstream messages that the session took
+
+	duplicates, resumes, supersedes uint64
 }
 
 // shellLeg is what the shell knows of a leg.
@@ -76,6 +78,12 @@ func (h *simShell) attach(peer simPeer, received uint64) *simConn {
 	h.enter("attach, received %d", received)
 	if s.bug != nil && s.bug.attach != nil {
 		s.bug.attach(s)
+	}
+	switch h.core.State() {
+	case StateAttached:
+		h.supersedes++
+	case StateAway:
+		h.resumes++
 	}
 	id, err := h.core.Attach(s.now, a, &h.fx)
 	if err != nil || id == 0 {

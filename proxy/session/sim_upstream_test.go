@@ -82,11 +82,8 @@ func (u *simUpstream) say(n int) {
 			return
 		}
 		m := simMessage{true, fmt.Sprintf("u%d:%s", len(u.said)+1, s.pad())}
-		switch s.rng.IntN(12) {
-		case 0:
-			m.text = false
-		case 1:
-			m.body = "\x1e" + m.body
+		if s.chance(0.2) {
+			m = s.odd(m)
 		}
 		u.said = append(u.said, m)
 		op := byte(2)
