@@ -214,12 +214,18 @@ func TestViolations(t *testing.T) {
 	}
 }
 
-// What came before a violation, in the same read, was good and goes up.
-func TestMessagesBeforeAViolationGoUp(t *testing.T) {
-	for _, mode := range []Mode{Relay, Keyed, Counted} {
-		r := newRig(t, mode, testConfig())
-		r.attach(0)
-		r.fromClient(append(build(1, true, "good", testKey), build(1, true, "bad", nil)...))
-		wantTexts(t, fmt.Sprintf("upstream, mode %d", mode), r.texts(Upstream), "good")
+// What came before a violation or a Close, in the same read, was good and goes up.
+func TestMessagesBeforeTheEndGoUp(t *testing.T) {
+	for name, end := range map[string][]byte{
+		"a violation":         build(1, true, "bad", nil),
+		"a Close for good":    build(8, true, closePayload(1000, ""), testKey),
+		"a Close like a drop": build(8, true, closePayload(1001, ""), testKey),
+	} {
+		for _, mode := range []Mode{Relay, Keyed, Counted} {
+			r := newRig(t, mode, testConfig())
+			r.attach(0)
+			r.fromClient(append(build(1, true, "good", testKey), end...))
+			wantTexts(t, fmt.Sprintf("upstream before %s, mode %d", name, mode), r.texts(Upstream), "good")
+		}
 	}
 }
