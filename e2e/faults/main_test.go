@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	soakTime = flag.Duration("soak", 8*time.Second, "how long TestSoak loads the proxy")
+	soakTime = flag.Duration("soak", 5*time.Second, "how long TestSoak loads the proxy")
 	idle     = flag.Int("idle", 500, "how many sessions TestIdleSessions holds; a process needs twice as many descriptors")
 )
 

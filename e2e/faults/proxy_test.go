@@ -30,6 +30,7 @@ type place struct {
 	prefix        []string                                                          // of the command line
 	dial          func(ctx context.Context, network, addr string) (net.Conn, error) // nil: as usual
 	stderr        *os.File                                                          // nil: kept in proxy.log
+	env           []string                                                          // more of it
 }
 
 // A proxy is a running tideover.
@@ -91,6 +92,7 @@ func startProxyAt(t *testing.T, at place, backend string, extras ...settings) *p
 		}
 		line := append(append([]string{}, at.prefix...), program, "run", "--config", writeConfig(t, all))
 		p.cmd = exec.Command(line[0], line[1:]...)
+		p.cmd.Env = append(os.Environ(), at.env...)
 		p.cmd.Stderr = &p.log
 		if at.stderr != nil {
 			p.cmd.Stderr = at.stderr

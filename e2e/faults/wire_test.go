@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/tideover/tideover/proxy/proxytest"
 )
 
 // First bytes of whole frames (RFC 6455, section 5.2).
@@ -207,8 +209,10 @@ func mustDial(t *testing.T, addr, target string, lines ...string) *wire {
 	return w
 }
 
-// message reads up to the next data frame, and answers pings as every client does.
+// message reads up to the end of the next message, which it returns as one frame, and answers pings as every
+// client does.
 func (w *wire) message() (wireFrame, error) {
+	body := ""
 	for {
 		f, err := readFrame(w.r)
 		if err != nil {
@@ -223,7 +227,10 @@ func (w *wire) message() (wireFrame, error) {
 		case closeOp:
 			return f, fmt.Errorf("closed with %d", f.code())
 		default:
-			return f, nil
+			if body += f.payload; f.first&fin != 0 {
+				f.payload = body
+				return f, nil
+			}
 		}
 	}
 }
@@ -278,3 +285,20 @@ func status(addr, bytes string) (int, error) {
 	response.Body.Close()
 	return response.StatusCode, nil
 }
+
+// readHeader reads the header of a request, up to and with the empty line, and returns where to go on.
+func readHeader(conn net.Conn) (rest *bufio.Reader, header string, err error) {
+	rest = bufio.NewReaderSize(conn, 4<<10)
+	var b strings.Builder
+	for !strings.HasSuffix(b.String(), "\r\n\r\n") {
+		line, err := rest.ReadString('\n')
+		if err != nil {
+			return nil, "", err
+		}
+		b.WriteString(line)
+	}
+	return rest, b.String(), nil
+}
+
+// switching is the right answer to a handshake with this header.
+func switching(header string) string { return proxytest.SwitchingProtocols(header) }
