@@ -42,6 +42,7 @@ type Proxy struct {
 	engine   engine.Engine
 	ids      *dedup.Cache
 	sessions *registry
+	departed *departed
 	settings atomic.Pointer[settings]
 	numbers  atomic.Uint64 // of sessions
 	live     atomic.Int64  // sessions and handshakes on their way to be one
@@ -65,6 +66,7 @@ func New(cfg *config.Config, log *zap.Logger) (*Proxy, error) {
 		log:      log,
 		start:    time.Now(),
 		sessions: newRegistry(),
+		departed: newDeparted(),
 		ids:      dedup.New(cfg.Dedup.MaxIDs, cfg.Dedup.TTL),
 		engine: engine.NewPortable(engine.Options{
 			UserTimeout: max(
@@ -116,11 +118,11 @@ func (p *Proxy) serve(ctx context.Context, public, adminListener net.Listener) e
 	}
 	failed := make(chan error, 2)
 	go p.serveOn(server, public, failed)
+	p.serving.Store(true)
 	adminServer := &http.Server{Handler: admin.NewHandler(p), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: idleTimeout, ErrorLog: errorLog}
 	if adminListener != nil {
 		go p.serveOn(adminServer, adminListener, failed)
 	}
-	p.serving.Store(true)
 	var err error
 	select {
 	case <-ctx.Done():
