@@ -160,7 +160,7 @@ func (p *Proxy) resumeByToken(c *candidate) {
 	r, cl := p.byToken(c)
 	if r == nil {
 		p.counters.refused[refusedToken].Add(1)
-		p.answerAndClose(c, resume.CodeGone, "no such session")
+		p.answerAndClose(c, resume.CodeGone, p.departed.reason(c))
 		return
 	}
 	if !p.hijack(c) {
@@ -172,7 +172,7 @@ func (p *Proxy) resumeByToken(c *candidate) {
 		p.farewell(c, frame.AppendClose(c.answer("", nil), frame.CodeProtocolError, err.Error(), nil))
 	case err != nil:
 		p.counters.refused[refusedToken].Add(1)
-		p.farewell(c, frame.AppendClose(c.answer("", nil), resume.CodeGone, "no such session", nil))
+		p.farewell(c, frame.AppendClose(c.answer("", nil), resume.CodeGone, p.departed.reason(c), nil))
 	}
 }
 

@@ -286,6 +286,9 @@ func (r *relay) effect(now session.Time, t *turn, e *session.Effect) {
 			r.core.Probed(now, e.Leg, stat.Acked, stat.AckedKnown, &t.fx)
 		}
 	case session.Forget:
+		if r.core.Mode() == session.Counted {
+			r.p.departed.add(r.id, departure{r.tokens, r.bind, r.core.Received()})
+		}
 		r.p.sessions.forget(r)
 	}
 }

@@ -392,6 +392,9 @@ func (s *Session) Since() Time { return s.since }
 // Mode is the session's mode.
 func (s *Session) Mode() Mode { return s.mode }
 
+// Received is how many messages of the client the session has taken responsibility for.
+func (s *Session) Received() uint64 { return s.received }
+
 // GraceAt is when the grace of an away session is over.
 func (s *Session) GraceAt() Time { return s.graceAt }
 
