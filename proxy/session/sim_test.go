@@ -126,6 +126,9 @@ func newSim(seed uint64, b *bug) *sim {
 	if s.chance(0.9) {
 		s.cfg.Upstream = Heartbeat{s.between(time.Second, 10*time.Second), 1 + s.rng.IntN(3)}
 	}
+	if s.chance(0.2) { // several pings under way at once
+		s.cfg.Client = Heartbeat{s.between(50*time.Millisecond, time.Second), 20}
+	}
 	if s.chance(0.2) {
 		s.cfg.BeatMessage = []byte("beat")
 	}
