@@ -259,7 +259,7 @@ func (s *sim) complete() {
 	if held := c.Held(); held > 0 && len(c.client.rx.stash)+len(c.up.rx.stash)+len(c.hold) == 0 {
 		s.fail("an idle session holds %d bytes", held)
 	}
-	if n := &c.Stats; n.Dropped == 0 && (n.Down != uint64(h.down) || s.mode != Relay && n.Receipts != n.Down) {
+	if n := &c.Stats; n.Dropped == 0 && (n.Down != uint64(h.down) || n.Up != h.received || s.mode != Relay && n.Receipts != n.Down) {
 		s.fail("the upstream has sent %d messages, counted: %+v", h.down, *n)
 	}
 	for id, leg := range h.legs {
