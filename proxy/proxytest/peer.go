@@ -386,7 +386,10 @@ func (p *Peer) control(op ws.OpCode, payload string) (over bool) {
 	case ws.OpPong:
 		p.pongs = append(p.pongs, Message{op, payload, 1, now})
 	case ws.OpClose:
-		code, reason := ws.ParseCloseFrameData([]byte(payload))
+		code, reason := ws.StatusNoStatusRcvd, ""
+		if payload != "" {
+			code, reason = ws.ParseCloseFrameData([]byte(payload))
+		}
 		p.ending.Code, p.ending.Reason, p.ending.At = code, reason, now
 		if !muted {
 			p.closing = true
