@@ -229,3 +229,18 @@ func TestMessagesBeforeTheEndGoUp(t *testing.T) {
 		}
 	}
 }
+
+// A header that came in pieces and then had to wait for room is not forgotten when nothing follows it.
+func TestHeaderThatWaitedForRoom(t *testing.T) {
+	cfg := testConfig()
+	cfg.MaxMessages = 1
+	r := newRig(t, Keyed, cfg)
+	r.attach(0)
+	r.hear("first")
+	r.fromUpstream([]byte{0x81}) // an empty message, in two reads
+	r.fromUpstream([]byte{0x00})
+	wantTexts(t, "before the receipt", r.texts(1), "first")
+	r.pong()
+	r.pong()
+	wantTexts(t, "after it", r.texts(1), "first", "")
+}
