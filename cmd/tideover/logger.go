@@ -2,6 +2,8 @@ package main
 
 import (
 	"io"
+	"slices"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -9,8 +11,8 @@ import (
 	"github.com/tideover/tideover/config"
 )
 
-// newLogger returns a logger that writes to w, and its level, which may be changed
-// while it is used.
+// newLogger returns a logger that writes to w in the background, and its level, which may be
+// changed while it is used. Sync it before the program ends.
 func newLogger(cfg config.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel) {
 	level := zap.NewAtomicLevelAt(logLevel(cfg.Level))
 	encoding := zap.NewProductionEncoderConfig()
@@ -22,7 +24,16 @@ func newLogger(cfg config.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel) {
 		encoding.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(encoding)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)), level
+	lost := func(lines int) []byte {
+		entry := zapcore.Entry{Level: zap.WarnLevel, Time: time.Now(), Message: "log lines lost: they were not taken in time"}
+		line, err := encoder.EncodeEntry(entry, []zap.Field{zap.Int("lines", lines)})
+		if err != nil {
+			return nil // can't be: the fields are plain
+		}
+		defer line.Free()
+		return slices.Clone(line.Bytes())
+	}
+	return zap.New(zapcore.NewCore(encoder, &logQueue{w: w, lost: lost}, level)), level
 }
 
 func logLevel(l config.LogLevel) zapcore.Level {

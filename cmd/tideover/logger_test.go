@@ -19,6 +19,7 @@ func TestLogLevels(t *testing.T) {
 			log.Info("message-info")
 			log.Warn("message-warn")
 			log.Error("message-error")
+			_ = log.Sync()
 			var got []string
 			for _, word := range []string{"debug", "info", "warn", "error"} {
 				if strings.Contains(out.String(), "message-"+word) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +23,12 @@ const (
 	exitUsage = 2 // the command line is wrong
 )
 
-func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	// A collector of logs that has gone must not take the proxy and its sessions along: without this, a write to
+	// a pipe without readers ends the process (os/signal, "SIGPIPE").
+	signal.Ignore(syscall.SIGPIPE)
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // run executes one command line and returns the exit code. It stops early, and
 // cleanly, when ctx is done.

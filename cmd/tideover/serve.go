@@ -21,6 +21,7 @@ func (p *program) runProxy(ctx context.Context, path string) error {
 		return err
 	}
 	log, level := newLogger(cfg.Log, p.stderr)
+	defer func() { _ = log.Sync() }()
 	srv, err := p.newServer(cfg, log)
 	if err != nil {
 		log.Error("the proxy cannot start", zap.Error(err))
@@ -47,6 +48,7 @@ func (p *program) demo(ctx context.Context, listen string) error {
 	signals, release := p.signals(syscall.SIGTERM, syscall.SIGINT)
 	defer release()
 	log, _ := newLogger(config.Log{Level: config.LevelInfo, Format: config.FormatConsole}, p.stderr)
+	defer func() { _ = log.Sync() }()
 	startProxy := func(ctx context.Context, cfg *config.Config) error {
 		srv, err := p.newServer(cfg, log)
 		if err != nil {
