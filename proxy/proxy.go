@@ -108,7 +108,7 @@ func (p *Proxy) ListenAndServe(ctx context.Context) error {
 // serve is ListenAndServe on open listeners; adminListener may be nil.
 func (p *Proxy) serve(ctx context.Context, public, adminListener net.Listener) error {
 	cfg := p.settings.Load().cfg
-	errorLog, _ := zap.NewStdLogAt(p.log, zap.DebugLevel) // fails for unknown levels only
+	errorLog := newServerLog(p.log)
 	server := &http.Server{
 		Handler:           p,
 		ReadHeaderTimeout: cfg.Limits.HandshakeTimeout,
