@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -37,9 +38,14 @@ type report struct {
 }
 
 // newTalk starts everything. Without the proxy the page comes, and its WebSocket goes, straight to the backend.
-func newTalk(t *testing.T, throughProxy bool, extra settings) *talk {
+func newTalk(t *testing.T, browser string, throughProxy bool, extra settings) *talk {
 	t.Helper()
-	browser := needChromium(t)
+	var tab []string
+	if browser == "firefox" {
+		tab = []string{"browser/firefox.mjs", needFirefox(t)}
+	} else {
+		tab = []string{"browser/tab.mjs", needChromium(t)}
+	}
 	backend, ready := node(t, "browser/backend.mjs")
 	server := ready.Addr
 	if throughProxy {
@@ -47,7 +53,7 @@ func newTalk(t *testing.T, throughProxy bool, extra settings) *talk {
 	}
 	k := &talk{t: t, network: proxytest.NewNetwork(t, server), backend: backend}
 	// The page itself comes undisturbed; its WebSocket goes through the network, being of the page's origin.
-	k.tab, _ = node(t, "browser/tab.mjs", browser, "http://"+k.network.Addr()+"/page.html")
+	k.tab, _ = node(t, append(tab, "http://"+k.network.Addr()+"/page.html")...)
 	eventually(t, func() error {
 		if page, _ := k.reports(); page.Opens == 0 {
 			return errors.New("the page's WebSocket never opened")
@@ -56,6 +62,19 @@ func newTalk(t *testing.T, throughProxy bool, extra settings) *talk {
 	})
 	k.loaded = k.network.Accepted()
 	return k
+}
+
+// needFirefox skips the test unless Firefox is installed, and returns its name.
+func needFirefox(t *testing.T) string {
+	t.Helper()
+	needNode(t)
+	for _, name := range []string{"firefox-esr", "firefox"} {
+		if _, err := exec.LookPath(name); err == nil {
+			return name
+		}
+	}
+	proxytest.Need(t, "firefox-esr")
+	return ""
 }
 
 func (k *talk) reports() (page, backend report) {
@@ -201,11 +220,10 @@ func (k *talk) foundDead(w *proxytest.Wire) {
 	w.Reset(proxytest.BothSides)
 }
 
-// cutAll cuts as often as the flags say while both parties speak, and waits until they have said all.
-func (k *talk) cutAll(seed uint64) (done map[string]int) {
+// cutAll cuts so often while both parties speak up to that many messages.
+func (k *talk) cutAll(seed uint64, count, total int) (done map[string]int) {
 	k.t.Helper()
 	done = map[string]int{}
-	total, count := *messagesFlag, *cutsFlag
 	for i := range count {
 		random := rand.New(rand.NewPCG(seed, uint64(i)))
 		k.goal(total * (i + 1) / count)
@@ -250,44 +268,49 @@ func TestExactlyOnceInABrowser(t *testing.T) {
 	}
 	t.Logf("replay this with: -seed=%d -cuts=%d -messages=%d", seed, *cutsFlag, *messagesFlag)
 
-	t.Run("through tideover", func(t *testing.T) {
-		t.Parallel()
-		k := newTalk(t, true, quietly(settings{
-			"http.inject_client": true, "heartbeat.interval": "300ms", "heartbeat.max_missed": 2,
-			"session.grace": "2m",
-		}))
-		begin := time.Now()
-		done := k.cutAll(seed)
-		eventually(t, func() error {
+	for _, browser := range []string{"chromium", "firefox"} {
+		t.Run("through tideover/"+browser, func(t *testing.T) {
+			t.Parallel()
+			k := newTalk(t, browser, true, quietly(settings{
+				"http.inject_client": true, "heartbeat.interval": "300ms", "heartbeat.max_missed": 2,
+				"session.grace": "2m",
+			}))
+			count, total := *cutsFlag, *messagesFlag
+			if browser == "firefox" && count < 100 { // few, so that they fit into everybody's run
+				count, total = count/3, total/3
+			}
+			begin := time.Now()
+			done := k.cutAll(seed, count, total)
+			eventually(t, func() error {
+				page, backend := k.reports()
+				if page.Received < total || backend.Received < total {
+					return fmt.Errorf("not all of %d messages arrived: the page counted %+v, the backend %+v", total, page, backend)
+				}
+				return nil
+			})
 			page, backend := k.reports()
-			total := *messagesFlag
-			if page.Received < total || backend.Received < total {
-				return fmt.Errorf("not all of %d messages arrived: the page counted %+v, the backend %+v", total, page, backend)
+			for who, r := range map[string]report{"page": page, "backend": backend} {
+				if want := (report{Opens: 1, Sent: total, Received: total}); r != want {
+					t.Errorf("the %s counted %+v, want %+v", who, r, want)
+				}
 			}
-			return nil
+			eventually(t, func() error {
+				if pending := evaluate(t, k.tab, "socket.pending"); pending != "0" {
+					return fmt.Errorf("%s messages are still pending", pending)
+				}
+				if returns := k.network.Accepted() - k.loaded; returns < count {
+					return fmt.Errorf("%d cuts made the page connect again only %d times", count, returns)
+				}
+				return nil
+			})
+			k.summary("through tideover, "+browser, done, page, backend, begin)
 		})
-		page, backend := k.reports()
-		for who, r := range map[string]report{"page": page, "backend": backend} {
-			if want := (report{Opens: 1, Sent: *messagesFlag, Received: *messagesFlag}); r != want {
-				t.Errorf("the %s counted %+v, want %+v", who, r, want)
-			}
-		}
-		eventually(t, func() error {
-			if pending := evaluate(t, k.tab, "socket.pending"); pending != "0" {
-				return fmt.Errorf("%s messages are still pending", pending)
-			}
-			if returns := k.network.Accepted() - k.loaded; returns < *cutsFlag {
-				return fmt.Errorf("%d cuts made the page connect again only %d times", *cutsFlag, returns)
-			}
-			return nil
-		})
-		k.summary("through tideover", done, page, backend, begin)
-	})
+	}
 	t.Run("without", func(t *testing.T) {
 		t.Parallel()
-		k := newTalk(t, false, nil)
+		k := newTalk(t, "chromium", false, nil)
 		begin := time.Now()
-		done := k.cutAll(seed)
+		done := k.cutAll(seed, *cutsFlag, *messagesFlag)
 		eventually(t, func() error {
 			page, backend := k.reports()
 			if page.Sent < *messagesFlag || backend.Sent < *messagesFlag {
