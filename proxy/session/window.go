@@ -45,7 +45,8 @@ func (w *window) add(p []byte) {
 		w.buf = w.buf[:copy(w.buf, w.live())]
 		w.head = 0
 	} else if need > cap(w.buf) {
-		g := append(getBuffer(max(w.len()+len(p), w.len()*5/4)), w.live()...)
+		// Half as much again, so that a window which only turns over comes to move instead.
+		g := append(getBuffer(w.len()+max(len(p), w.len()/2)), w.live()...)
 		w.put()
 		w.buf, w.head = g, 0
 	}
