@@ -40,6 +40,7 @@ type proxy struct {
 	done        chan struct{} // closed once it has ended
 	client      *http.Client
 	log         lockedBuffer
+	terminated  sync.Once
 	stopped     bool
 }
 
@@ -182,7 +183,7 @@ func (p *proxy) stop(t *testing.T) {
 		return
 	}
 	p.stopped = true
-	p.cmd.Process.Signal(syscall.SIGTERM)
+	p.terminate()
 	select {
 	case <-p.done:
 	case <-time.After(patience):
@@ -203,6 +204,9 @@ func (p *proxy) stop(t *testing.T) {
 		t.Logf("tideover's log:\n%s", p.log.String())
 	}
 }
+
+// terminate tells the proxy to stop, once.
+func (p *proxy) terminate() { p.terminated.Do(func() { p.cmd.Process.Signal(syscall.SIGTERM) }) }
 
 func levelOf(line string) string {
 	var entry struct{ Level string }

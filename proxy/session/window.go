@@ -74,6 +74,9 @@ func (w *window) next(limit int) []byte {
 		if w.txRemain == 0 {
 			// Headers enter the window whole.
 			h, _, _ := frame.Parse(live[w.sent:])
+			if end < len(live) && w.sent > from && h.Total() > int64(end-w.sent) {
+				break // a leg with a backlog had better stand between two frames: a Close can follow there
+			}
 			w.txRemain, w.txFin, w.txOpen = h.Total(), h.Fin, true
 		}
 		n := min(w.txRemain, int64(end-w.sent))
