@@ -54,6 +54,7 @@ type clientRef struct {
 type turn struct {
 	fx   session.Effects
 	up   [][]byte // gathered for one write to the upstream leg
+	lost bool     // what was written to the upstream leg last was not taken
 	down [][]byte // and to the client leg
 	text []byte   // event messages
 }
@@ -63,7 +64,7 @@ var turns = sync.Pool{New: func() any { return new(turn) }}
 // begin locks the relay for one input.
 func (r *relay) begin() (*turn, session.Time) {
 	t := turns.Get().(*turn)
-	t.fx.Pressure = r.p.underPressure()
+	t.fx.Pressure, t.lost = r.p.underPressure(), false
 	r.mu.Lock()
 	return t, r.p.now() // after waiting for the lock: to the core, time never goes back
 }
@@ -278,8 +279,9 @@ func (r *relay) effect(now session.Time, t *turn, e *session.Effect) {
 	case session.Emit:
 		r.emit(t, e.Event)
 	case session.Mark:
-		r.flushUpstream(t)
-		r.set.dedup.mark(r.number, e.ID, now)
+		if r.flushUpstream(t); !t.lost { // else a retry, in whatever session, must pass
+			r.set.dedup.mark(r.number, e.ID, now)
+		}
 	case session.Probe:
 		if leg := r.leg(e.Leg); leg != nil {
 			stat := leg.Stat()
@@ -325,7 +327,11 @@ func (r *relay) closeLeg(t *turn, id session.Leg, graceful bool) {
 
 func (r *relay) flushUpstream(t *turn) {
 	if len(t.up) > 0 {
-		if r.upstream != nil && r.upstream.Write(t.up) > 0 {
+		backlog := engine.Refused
+		if r.upstream != nil {
+			backlog = r.upstream.Write(t.up)
+		}
+		if t.lost = backlog == engine.Refused; backlog > 0 {
 			r.core.Blocked(session.Upstream)
 		}
 		clear(t.up)

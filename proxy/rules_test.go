@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"github.com/tideover/tideover/config"
+	"github.com/tideover/tideover/proxy/engine"
 	"github.com/tideover/tideover/proxy/frame"
 	"github.com/tideover/tideover/proxy/proxytest"
 )
@@ -24,7 +26,8 @@ import (
 //	4   resume, grace       clock_test.go
 //	5   receipts            TestReceiptsAreAskedForInTime, TestAForgedPongProvesNothing, counted_test.go
 //	6   an upstream's end   TestAnUpstreamsCloseReachesAClientThatIsAway, TestAnUpstreamsEnd
-//	7   duplicates          TestDuplicatesAreDroppedOnceTheyWentUp
+//	7   duplicates          TestDuplicatesAreDroppedOnceTheyWentUp,
+//	                        TestAnIdThatWasNotHandedOverIsNotSeen
 //	8   limits              limits_test.go
 //	9   identity            TestWithOtherCredentials…, token_test.go
 //	10  bad input           TestViolationsCostTheLegThatCommitsThem
@@ -304,6 +307,39 @@ func TestDuplicatesAreDroppedOnceTheyWentUp(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A lostLeg is a leg whose loss is known to the engine but has not been told yet.
+type lostLeg struct{ engine.Leg }
+
+func (lostLeg) Write([][]byte) int { return engine.Refused }
+
+// Rule 7. The client's retry may well come in another session, where scope is global.
+func TestAnIdThatWasNotHandedOverIsNotSeen(t *testing.T) {
+	story(t, func(c *config.Config) { c.Dedup.Scope = config.ScopeGlobal }, func(t *testing.T, w *world) {
+		c := w.client("/?client_id=a")
+		c.Say(`{"id":1}`)
+		w.settle()
+		r := w.p.sessions.all()[0]
+		swap := func(leg engine.Leg) (was engine.Leg) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			was, r.upstream = r.upstream, leg
+			return was
+		}
+		was := swap(nil)
+		swap(lostLeg{was})
+		if err := c.Send(slices.Concat(proxytest.Masked(ws.OpText, true, `{"id":2}`), proxytest.Masked(ws.OpText, true, `{"id":3}`))); err != nil {
+			t.Fatal(err)
+		}
+		w.settle()
+		swap(was)
+		other := w.client("/?client_id=b")
+		other.Say(`{"id":1}`, `{"id":2}`, `{"id":3}`, `{"id":3}`)
+		w.settle()
+		wantTexts(t, w.backend.Peer(0), "the upstream before it was lost", `{"id":1}`)
+		wantTexts(t, w.backend.Peer(1), "the upstream of the retry", `{"id":2}`, `{"id":3}`)
+	})
 }
 
 // Rule 10. Each side's faults cost that leg, with the right code; the session lives on or ends as the

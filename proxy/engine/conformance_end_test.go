@@ -209,8 +209,8 @@ func testGracefulEnd(t *testing.T, n network) {
 	}
 	r.leg.Close(true)
 	r.leg.Close(true)
-	if b := r.leg.Write([][]byte{[]byte("too late")}); b != 0 {
-		t.Errorf("Write after Close returned %d", b)
+	if b := r.leg.Write([][]byte{[]byte("too late")}); b != Refused {
+		t.Errorf("Write after Close returned %d, want Refused", b)
 	}
 	never(t, "Lost before the backlog is written", r.isLost)
 	wantPattern(t, "bytes before a graceful Close", read(t, r.peer, huge), huge)
@@ -320,8 +320,8 @@ func testAfterEnd(t *testing.T, n network) {
 	_ = r.peer.Close()
 	r.loss()
 	for range 3 {
-		if b := r.leg.Write([][]byte{make([]byte, huge)}); b != 0 {
-			t.Errorf("Write on a lost leg returned %d", b)
+		if b := r.leg.Write([][]byte{make([]byte, huge)}); b != Refused {
+			t.Errorf("Write on a lost leg returned %d, want Refused", b)
 		}
 		r.leg.Pause()
 		r.leg.Resume()

@@ -224,8 +224,8 @@ func testAddAfterClose(t *testing.T, n network) {
 	defer peer.Close()
 	o := &owner{t: t}
 	l := e.Add(ours, []byte("early"), o)
-	if b := l.Write([][]byte{make([]byte, huge)}); b != 0 {
-		t.Errorf("Write returned %d", b)
+	if b := l.Write([][]byte{make([]byte, huge)}); b != Refused {
+		t.Errorf("Write returned %d, want Refused", b)
 	}
 	never(t, "a call before Resume", func() bool { c, _, _ := o.count(); return c > 0 })
 	l.Resume()

@@ -50,6 +50,10 @@ var ErrAborted = errors.New("leg closed by its owner")
 // configured time (Options.UserTimeout) and the system could not tell by itself.
 var ErrWriteTimeout = errors.New("peer accepted no data in time")
 
+// Refused is what Leg.Write returns where it has dropped the bytes: they have not been handed
+// over.
+const Refused = -1
+
 // A Leg is one socket in an engine's care. Its methods may be called from any
 // goroutine, also while a Handler call for the same leg is running, also with the
 // owner's lock held: they never block and never call the Handler back themselves. On a
@@ -65,7 +69,7 @@ type Leg interface {
 	// an episode, which ends with one call of Writable at a moment when all is written;
 	// what Write adds before that moment belongs to the same episode. Legs whose conn can't
 	// be written without blocking (TLS, in-memory) report a backlog for every Write.
-	// On a leg that is closed or lost, Write drops the bytes and returns 0: the loss
+	// On a leg that is closed or lost, Write drops the bytes and returns Refused: the loss
 	// is, or will be, reported by Handler.Lost, and no Writable comes any more.
 	Write(bufs [][]byte) (backlog int)
 

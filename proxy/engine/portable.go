@@ -161,14 +161,14 @@ func (l *leg) Write(bufs [][]byte) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.state != open || l.writeErr != nil {
-		return 0
+		return Refused
 	}
 	n := 0
 	if l.raw != nil && !l.flushing {
 		var err error
 		if n, err = l.writeNow(bufs); err != nil {
 			l.failWrite(err)
-			return 0
+			return Refused
 		}
 	}
 	l.out.add(bufs, n)
