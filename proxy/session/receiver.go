@@ -19,6 +19,9 @@ type receiver struct {
 // idle reports whether the leg is between two messages.
 func (r *receiver) idle() bool { return r.remain == 0 && !r.order.Open() }
 
+// owes reports whether the leg has stopped in the middle of a frame: its peer owes the rest.
+func (r *receiver) owes() bool { return r.remain > 0 || len(r.stash) > 0 }
+
 // next finds the frame that starts at the beginning of b (and of the stash). raw is the header, for
 // a control frame the whole frame; n is how many bytes of b it ends after. Nothing is
 // consumed until take is called; ok is false while raw is not whole, and then all of b has

@@ -12,7 +12,7 @@ type beat struct {
 	missed   int    // in a row, since the last sign of life
 	silent   int    // in a row, since the last byte came
 	heard    bool   // anything came since the last one
-	awaiting bool   // a ping has been sent since anything came
+	awaiting bool   // since the last one, a sign of life is owed: a pong, or the rest of a frame
 	sent     uint64 // bytes of control frames since acked was looked at
 	acked    uint64 // what the peer's TCP had acknowledged at the first miss
 	known    bool   // acked is: the system can tell
@@ -129,7 +129,7 @@ func (s *Session) Advance(now Time, fx *Effects) {
 			fx.do(Probe, Upstream)
 		}
 		u.pingDue = true
-		u.beat.awaiting = u.blocked || s.upAtFrame()
+		u.beat.awaiting = u.blocked || s.upAtFrame() || u.rx.owes()
 	}
 	if c := &s.client; c.id != 0 {
 		s.advanceClient(now, fx)
@@ -161,7 +161,7 @@ func (s *Session) advanceClient(now Time, fx *Effects) {
 		fx.do(Probe, c.id)
 	}
 	c.pingDue = true
-	c.beat.awaiting = c.blocked || s.win.atFrame()
+	c.beat.awaiting = c.blocked || s.win.atFrame() || c.rx.owes()
 	if len(s.cfg.BeatMessage) > 0 && s.mode != Counted && !c.blocked && s.win.atMessage() {
 		fx.sendNew(c.id, func(dst []byte) []byte { return frame.Append(dst, frame.Text, s.cfg.BeatMessage, nil) })
 	}
