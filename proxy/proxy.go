@@ -68,7 +68,7 @@ func New(cfg *config.Config, log *zap.Logger) (*Proxy, error) {
 		sessions: newRegistry(),
 		departed: newDeparted(),
 		ids:      dedup.New(cfg.Dedup.MaxIDs, cfg.Dedup.TTL),
-		engine: engine.NewPortable(engine.Options{
+		engine: engine.New(engine.Options{
 			UserTimeout: max(
 				time.Duration(cfg.Heartbeat.MaxMissed)*cfg.Heartbeat.Interval,
 				time.Duration(cfg.Upstream.Heartbeat.MaxMissed)*cfg.Upstream.Heartbeat.Interval),

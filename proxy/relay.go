@@ -16,7 +16,7 @@ import (
 	"github.com/tideover/tideover/proxy/session"
 )
 
-// A relay is the shell of one session: its lock, its legs in the engine, one timer. It turns
+// A relay is the shell of one session: its lock, and its legs and its timer in the engine. It turns
 // what the engine tells into inputs of the core and carries out the effects in their order.
 // It implements engine.Handler.
 type relay struct {
@@ -32,12 +32,12 @@ type relay struct {
 
 	mu        sync.Mutex
 	core      *session.Session
+	group     engine.Group
 	upstream  engine.Leg // nil once it is the engine's to close
 	client    clientRef
 	old       clientRef // while a new leg supersedes it
 	remote    string    // address of the latest client
 	tokens    tokenPair
-	timer     *time.Timer
 	timerAt   session.Time
 	held      int64          // what p.buffered counts for this session
 	harvested *session.Stats // what the counters have of this session
@@ -128,8 +128,8 @@ func (r *relay) Lost(leg engine.Leg, err error) {
 	r.done(now, t)
 }
 
-// tick is called by the timer.
-func (r *relay) tick() {
+// Tick is called by the engine when the timer's time has come.
+func (r *relay) Tick() {
 	t, now := r.begin()
 	r.timerAt = 0
 	if at := r.core.Next(); at != 0 && at <= now {
@@ -176,7 +176,8 @@ type claim struct {
 // and never the other way round, and an engine that is being closed finds it whole.
 func (r *relay) open(up *upstreamConn, mine *place, conn net.Conn, early, answer []byte, c claim) {
 	t, now := r.begin()
-	r.upstream = r.p.engine.Add(up.Conn, up.Early, r)
+	r.group = r.p.engine.Group(r)
+	r.upstream = r.group.Add(up.Conn, up.Early)
 	r.p.sessions.fill(mine, r)
 	_ = r.attach(now, t, conn, early, answer, c) // nothing can be wrong with the first claim
 	r.done(now, t)
@@ -207,7 +208,7 @@ func (r *relay) attach(now session.Time, t *turn, conn net.Conn, early, answer [
 		return err
 	}
 	r.tokens.rotate(c)
-	leg := r.p.engine.Add(conn, early, r)
+	leg := r.group.Add(conn, early)
 	if leg.Write([][]byte{answer}) > 0 {
 		r.core.Blocked(id)
 	}
@@ -362,12 +363,7 @@ func (r *relay) settle(now session.Time) {
 	// A timer that fires too early is cheaper than one that is moved with every message.
 	if next := r.core.Next(); next != 0 && (r.timerAt == 0 || next < r.timerAt) {
 		r.timerAt = next
-		after := max(time.Duration(next-now), minTimer)
-		if r.timer == nil {
-			r.timer = time.AfterFunc(after, r.tick)
-		} else {
-			r.timer.Reset(after)
-		}
+		r.group.Wake(max(time.Duration(next-now), minTimer))
 	}
 }
 
@@ -380,9 +376,7 @@ func (r *relay) retire() {
 		return
 	}
 	r.retired = true
-	if r.timer != nil {
-		r.timer.Stop()
-	}
+	r.group.Stop()
 	r.p.retired(r)
 }
 

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/tideover/tideover/config"
+	"github.com/tideover/tideover/proxy/engine"
 	"github.com/tideover/tideover/proxy/proxytest"
 )
 
@@ -50,6 +51,7 @@ func story(t *testing.T, change func(*config.Config), tell func(t *testing.T, w 
 		upstream := proxytest.ListenPipe("203.0.113.2:9000")
 		w := newWorld(t, upstream, change)
 		w.settle = synctest.Wait
+		w.p.engine = engine.NewPortable(engine.Options{Linger: closeTimeout}) // loops wait for sockets: no fake clock there
 		dialer := func(l *proxytest.PipeListener) func(context.Context) (net.Conn, error) {
 			return func(ctx context.Context) (net.Conn, error) { return l.Dial(ctx) }
 		}

@@ -42,6 +42,7 @@ func testConformance(t *testing.T, mk func(Options) Engine, pair func(*testing.T
 		{"a failing write is told although paused", testFailingWritePaused},
 		{"a failing write lets received bytes through first", testFailingWriteDrains},
 		{"a half-open peer is lost after UserTimeout", testHalfOpen},
+		{"a slow reader is not a lost one", testSlowReader},
 		{"a graceful Close delivers all against a sending peer", testGracefulAgainstSender},
 		{"a graceful Close tells of itself at its end", testGracefulEnd},
 		{"a graceful Close without backlog", testGracefulIdle},
@@ -57,6 +58,8 @@ func testConformance(t *testing.T, mk func(Options) Engine, pair func(*testing.T
 		{"Engine.Close ends all and waits", testEngineClose},
 		{"a closed engine takes no leg", testAddAfterClose},
 		{"Lost comes exactly once", testLostOnce},
+		{"the timer ticks once for the latest Wake", testWake},
+		{"no Tick after Engine.Close", testWakeClosed},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, n) })
 	}
@@ -76,6 +79,7 @@ type owner struct {
 	got       []byte
 	calls     int
 	writables int
+	ticks     int
 	lost      []error
 	closed    bool // no Data or Writable may come
 
@@ -156,6 +160,12 @@ func (o *owner) Lost(l Leg, err error) {
 	}
 }
 
+func (o *owner) Tick() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ticks++
+}
+
 func (o *owner) received() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -191,7 +201,7 @@ func (n network) rig(t *testing.T, o Options, early string) *rig {
 	t.Helper()
 	ours, peer := n.pair(t)
 	r := &rig{owner: &owner{t: t}, e: n.mk(o), peer: peer}
-	r.leg = r.e.Add(ours, []byte(early), r.owner)
+	r.leg = r.e.Group(r.owner).Add(ours, []byte(early))
 	t.Cleanup(func() {
 		within(t, "Engine.Close", r.e.Close)
 		_ = hardClose(peer)

@@ -123,10 +123,13 @@ func (s *relayer) Lost(l Leg, err error) {
 	s.other(l).Close(true)
 }
 
+func (s *relayer) Tick() {}
+
 func (s *relayer) join(e Engine, a, b net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.legs = [2]Leg{e.Add(a, nil, s), e.Add(b, nil, s)}
+	g := e.Group(s)
+	s.legs = [2]Leg{g.Add(a, nil), g.Add(b, nil)}
 	s.legs[0].Resume()
 	s.legs[1].Resume()
 }
@@ -180,7 +183,7 @@ func testEngineClose(t *testing.T, n network) {
 		if i == 0 {
 			o.onLost = func(Leg) { <-hold }
 		}
-		l := e.Add(ours, []byte("early"), o)
+		l := e.Group(o).Add(ours, []byte("early"))
 		switch i % 4 {
 		case 1:
 			l.Resume()
@@ -223,7 +226,7 @@ func testAddAfterClose(t *testing.T, n network) {
 	ours, peer := n.pair(t)
 	defer peer.Close()
 	o := &owner{t: t}
-	l := e.Add(ours, []byte("early"), o)
+	l := e.Group(o).Add(ours, []byte("early"))
 	if b := l.Write([][]byte{make([]byte, huge)}); b != Refused {
 		t.Errorf("Write returned %d, want Refused", b)
 	}
@@ -246,7 +249,7 @@ func testLostOnce(t *testing.T, n network) {
 		ours, peer := n.pair(t)
 		e := n.mk(Options{Linger: time.Millisecond, ReadBuffer: 4096})
 		o := &owner{t: t}
-		l := e.Add(ours, nil, o)
+		l := e.Group(o).Add(ours, nil)
 		l.Resume()
 		acts := []func(){
 			func() { _, _ = peer.Write(pattern(0, 10_000)); _ = peer.Close() },

@@ -14,24 +14,42 @@ import (
 
 // An Engine takes connections over. Its methods may be called from any goroutine.
 type Engine interface {
+	// Group returns a group for the legs and the timer of one owner.
+	Group(h Handler) Group
+
+	// Close ends every leg at once, as Leg.Close(false) would, and returns when the last
+	// Handler call has and nothing of the legs is left: no goroutine, no descriptor. No timer
+	// fires after it. It must not be called from a Handler or with a lock held that one takes.
+	Close()
+}
+
+// A Group is what belongs together in an engine: the legs of one owner, which an engine may
+// serve from one place, and the owner's timer. An owner that is done with its legs and has
+// stopped its timer may forget its group.
+type Group interface {
 	// Add takes conn over, whose first unread bytes are early (copied). From here on only
 	// the engine uses and closes conn; deadlines set on it before are gone. The leg begins
-	// paused, and no Handler call begins before its first Resume or Close, so that the owner
-	// can record it; Write may be used at once. (Engine.Close closes such a leg too: an
+	// paused, and no Handler call for it begins before its first Resume or Close, so that the
+	// owner can record it; Write may be used at once. (Engine.Close closes such a leg too: an
 	// owner that may be overtaken by it holds its lock while it adds and records.)
 	// On a closed engine Add returns a leg that is lost already, with ErrAborted, which the
 	// Handler hears after the leg's first Resume or Close like any other loss.
-	Add(conn net.Conn, early []byte, h Handler) Leg
+	Add(conn net.Conn, early []byte) Leg
 
-	// Close ends every leg at once, as Leg.Close(false) would, and returns when the last
-	// Handler call has and nothing of the legs is left: no goroutine, no descriptor. It must
-	// not be called from a Handler or with a lock held that one takes.
-	Close()
+	// Wake has Handler.Tick called once, after d, or some milliseconds later; it replaces
+	// what an earlier Wake asked for and was not called yet. Stop takes it back. A call of
+	// Tick that was already on its way may still come after either. Like the methods of a Leg,
+	// both may be called with the owner's lock held.
+	Wake(d time.Duration)
+	Stop()
 }
 
 // Options of an engine; a zero field is its default.
 type Options struct {
-	// ReadBuffer is the most that one read brings, in bytes; default 64 KiB.
+	// Loops is how many event loops there are, in engines that have any; default GOMAXPROCS.
+	Loops int
+	// ReadBuffer is the most that one read brings, in bytes; default 64 KiB for a leg that
+	// is read on its own, 256 KiB where many legs share one buffer.
 	ReadBuffer int
 	// UserTimeout is how long sent data may stay without acknowledgement before the leg
 	// counts as lost; default 0, off. On Linux the system sees to it (TCP_USER_TIMEOUT,
@@ -42,6 +60,8 @@ type Options struct {
 	// Linger bounds how long a graceful Close may take, from the call on; default 5 s.
 	Linger time.Duration
 }
+
+const defaultLinger = 5 * time.Second
 
 // ErrAborted is the loss reported for a leg that its owner closed itself.
 var ErrAborted = errors.New("leg closed by its owner")
@@ -107,7 +127,8 @@ type Stat struct {
 	Held int
 }
 
-// A Handler owns legs. Calls for one leg never overlap; calls for different legs may.
+// A Handler owns legs. Calls for one leg never overlap; calls for different legs, and Tick, may.
+// A call should not block: in some engines it holds up all the legs of a loop.
 type Handler interface {
 	// Data hands over b, what one read brought, and returns how many bytes it consumed.
 	// b belongs to the engine again when Data returns (the Handler may change its
@@ -129,4 +150,7 @@ type Handler interface {
 	// is still handed over first (a peer's Close frame often is what a failing write
 	// follows). A backlog is dropped. The socket is closed by the engine when Lost returns.
 	Lost(leg Leg, err error)
+
+	// Tick tells that the time that Group.Wake asked for has come.
+	Tick()
 }

@@ -28,24 +28,28 @@ func NewPortable(o Options) Engine {
 		o.ReadBuffer = 64 << 10
 	}
 	if o.Linger <= 0 {
-		o.Linger = 5 * time.Second
+		o.Linger = defaultLinger
 	}
-	e := &portable{o: o, buffers: newPool(o.ReadBuffer), legs: make(map[*leg]struct{})}
+	e := &portableEngine{o: o, buffers: newPool(o.ReadBuffer), legs: make(map[*leg]struct{})}
 	e.gone.L = &e.mu
 	return e
 }
 
-type portable struct {
+type portableEngine struct {
 	o       Options
 	buffers *sync.Pool // of ReadBuffer bytes
 
 	mu     sync.Mutex
 	closed bool
 	legs   map[*leg]struct{} // those with a Lost call to come or a goroutine left
-	gone   sync.Cond         // a leg has left the map
+	ticks  int               // Tick calls that run
+	gone   sync.Cond         // a leg has left the map, or a Tick call has ended
 }
 
-func (e *portable) Add(conn net.Conn, early []byte, h Handler) Leg {
+func (e *portableEngine) Group(h Handler) Group { return &portableGroup{e: e, h: h} }
+
+// add is Group.Add.
+func (e *portableEngine) add(conn net.Conn, early []byte, h Handler) Leg {
 	l := &leg{e: e, h: h, conn: conn, paused: true}
 	_ = conn.SetDeadline(time.Time{}) // a handshake may have left one
 	systemTimeout := false
@@ -74,7 +78,7 @@ func (e *portable) Add(conn net.Conn, early []byte, h Handler) Leg {
 	return l
 }
 
-func (e *portable) Close() {
+func (e *portableEngine) Close() {
 	e.mu.Lock()
 	e.closed = true
 	all := make([]*leg, 0, len(e.legs))
@@ -87,12 +91,29 @@ func (e *portable) Close() {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for len(e.legs) > 0 {
+	for len(e.legs) > 0 || e.ticks > 0 {
 		e.gone.Wait()
 	}
 }
 
-func (e *portable) remove(l *leg) {
+// enter begins a Tick call, unless the engine is closed; exit ends it.
+func (e *portableEngine) enter() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closed {
+		e.ticks++
+	}
+	return !e.closed
+}
+
+func (e *portableEngine) exit() {
+	e.mu.Lock()
+	e.ticks--
+	e.mu.Unlock()
+	e.gone.Broadcast()
+}
+
+func (e *portableEngine) remove(l *leg) {
 	e.mu.Lock()
 	delete(e.legs, l)
 	e.mu.Unlock()
@@ -117,7 +138,7 @@ const (
 // one that makes a Handler call while the others wait for the socket. Whichever of them
 // finds a call due makes it; calling keeps the others from overlapping it.
 type leg struct {
-	e    *portable
+	e    *portableEngine
 	h    Handler
 	conn net.Conn
 

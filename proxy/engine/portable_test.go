@@ -42,41 +42,16 @@ func openFiles() int {
 	return len(list)
 }
 
-func TestPortable(t *testing.T) {
+func TestPortable(t *testing.T) { testEngine(t, NewPortable) }
+
+func testEngine(t *testing.T, mk func(Options) Engine) {
 	for _, k := range []struct {
 		name string
 		pair func(*testing.T) (ours, peer net.Conn)
 	}{
 		{"tcp", tcpPair}, {"unix", unixPair}, {"pipe", pipePair}, {"tls", tlsPair}, {"wrapped", wrappedPair},
 	} {
-		t.Run(k.name, func(t *testing.T) { testConformance(t, NewPortable, k.pair) })
-	}
-}
-
-// Where the engine itself watches over UserTimeout, a slow reader is not a lost one.
-func TestPortableSlowReaderKeepsItsLeg(t *testing.T) {
-	t.Parallel()
-	ours, peer := unixPair(t)
-	defer peer.Close()
-	e := NewPortable(Options{UserTimeout: 1500 * time.Millisecond})
-	defer e.Close()
-	o := &owner{t: t}
-	l := e.Add(ours, nil, o)
-	l.Resume()
-	backlog := l.Write([][]byte{make([]byte, huge)})
-	for range 20 {
-		time.Sleep(100 * time.Millisecond)
-		read(t, peer, 64<<10)
-	}
-	if o.isLost() {
-		t.Fatalf("a peer that read %d bytes in 2 s was lost: %v", 20*64<<10, o.lost[0])
-	}
-	read(t, peer, huge-20*64<<10)
-	eventually(t, "the backlog of "+fmt.Sprint(backlog)+" bytes is written", func() bool { _, w, _ := o.count(); return w == 1 })
-	time.Sleep(1600 * time.Millisecond)
-	l.Write([][]byte{[]byte("more")}) // the time does not run on after the backlog
-	if got := read(t, peer, 4); string(got) != "more" {
-		t.Errorf("the peer got %q", got)
+		t.Run(k.name, func(t *testing.T) { testConformance(t, mk, k.pair) })
 	}
 }
 

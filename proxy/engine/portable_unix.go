@@ -71,9 +71,6 @@ func (l *leg) readReady(fd uintptr) bool {
 	return true
 }
 
-// maxVec is what unix.Writev takes without allocating.
-const maxVec = 8
-
 // writeNow writes what the socket takes of bufs. mu is held, and no flusher runs, so
 // that nobody else is inside raw.Write and this can't block.
 func (l *leg) writeNow(bufs [][]byte) (int, error) {
@@ -102,7 +99,10 @@ func (l *leg) flushRaw() error {
 // writeReady serves both: the flusher, and a Write while there is none.
 func (l *leg) writeReady(fd uintptr) bool {
 	if !l.flushing {
-		l.taken, l.flushErr = l.writeBufs(int(fd), l.bufs)
+		var err error
+		if l.taken, err = writeBufs(int(fd), l.bufs); err != nil {
+			l.flushErr = l.opError("write", err)
+		}
 		return true
 	}
 	return l.writeBacklog(int(fd))
@@ -115,9 +115,9 @@ func (l *leg) writeBacklog(fd int) bool {
 	defer l.mu.Unlock()
 	for l.out.size > 0 && l.state <= closing && l.writeErr == nil {
 		var vec [maxVec][]byte
-		n, err := l.writeVec(fd, l.out.front(vec[:]))
+		n, err := writeVec(fd, l.out.front(vec[:]))
 		if err != nil {
-			l.flushErr = err
+			l.flushErr = l.opError("write", err)
 			return true
 		}
 		if n == 0 {
@@ -131,75 +131,7 @@ func (l *leg) writeBacklog(fd int) bool {
 	return true
 }
 
-// writeBufs writes bufs until the socket is full. Up to maxVec buffers are one system
-// call; more of them are copied together first, 64 KiB a call.
-func (l *leg) writeBufs(fd int, bufs [][]byte) (int, error) {
-	if len(bufs) <= maxVec {
-		return l.writeVec(fd, bufs)
-	}
-	b := getBuffer(maxClass)
-	defer b.free()
-	taken := 0
-	for off := 0; len(bufs) > 0; {
-		b.w = 0
-		for len(bufs) > 0 && b.w < len(b.b) {
-			n := copy(b.b[b.w:], bufs[0][off:])
-			b.w += n
-			if off += n; off == len(bufs[0]) {
-				bufs, off = bufs[1:], 0
-			}
-		}
-		n, err := l.writeOne(fd, b.b[:b.w])
-		taken += n
-		if err != nil || n < b.w {
-			return taken, err
-		}
-	}
-	return taken, nil
-}
-
-func (l *leg) writeVec(fd int, bufs [][]byte) (int, error) {
-	if len(bufs) == 1 {
-		return l.writeOne(fd, bufs[0])
-	}
-	for {
-		n, err := unix.Writev(fd, bufs)
-		switch err {
-		case nil:
-			return n, nil
-		case unix.EAGAIN:
-			return 0, nil
-		case unix.EINTR:
-		default:
-			return 0, l.opError("writev", err)
-		}
-	}
-}
-
-// writeOne returns 0 and no error when the socket takes nothing.
-func (l *leg) writeOne(fd int, b []byte) (int, error) {
-	if len(b) == 0 {
-		return 0, nil
-	}
-	for {
-		n, err := unix.Write(fd, b)
-		switch err {
-		case nil:
-			return n, nil
-		case unix.EAGAIN:
-			return 0, nil
-		case unix.EINTR:
-		default:
-			return 0, l.opError("write", err)
-		}
-	}
-}
-
 func (l *leg) opError(call string, err error) error {
-	op := call
-	if op == "writev" {
-		op = "write"
-	}
 	addr := l.conn.RemoteAddr()
-	return &net.OpError{Op: op, Net: addr.Network(), Source: l.conn.LocalAddr(), Addr: addr, Err: os.NewSyscallError(call, err)}
+	return &net.OpError{Op: call, Net: addr.Network(), Source: l.conn.LocalAddr(), Addr: addr, Err: os.NewSyscallError(call, err)}
 }

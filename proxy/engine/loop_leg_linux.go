@@ -1,0 +1,385 @@
+package engine
+
+import (
+	"fmt"
+	"io"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A loopLeg is a socket on a loop. The loop alone reads and calls the Handler; the methods
+// write, change what is wanted, and queue the leg where that makes something due.
+type loopLeg struct {
+	g    *loopGroup
+	slot uint32
+	fd   int32 // -1 once it is closed; mu
+
+	mu           sync.Mutex
+	state        state
+	started      bool // Resume or Close was called
+	paused       bool
+	pausedInCall bool // Pause was called during the running Data call
+	calling      bool // a Handler call is running: the loop looks again after it
+	queued       bool // it is in the loop's queue
+	unread       bool // the socket may have something to read
+	hup          bool // its end is to be read, too: a short read does not mean that it is dry
+	owed         bool // Write reported a backlog, Writable has not been called since
+	sent         bool // closing: all is written and the sending side shut down
+	reset        bool // close the socket with a reset
+	watched      bool // the engine itself sees to UserTimeout
+
+	in  *buffer  // read (or early) and not consumed, or nil
+	out *backlog // nil while there has been none
+	end *ending  // nil while nothing has gone wrong or is being closed
+}
+
+// ending is what a leg needs only towards its end.
+type ending struct {
+	readErr  error // why nothing more can be read
+	writeErr error // why nothing more can be written
+	err      error // what Lost is told
+	timer    timer // of a graceful Close, or for a backlog that makes no progress
+}
+
+func (l *loopLeg) ending() *ending {
+	if l.end == nil {
+		l.end = new(ending)
+	}
+	return l.end
+}
+
+func (l *loopLeg) backlogged() bool { return l.out != nil && l.out.size > 0 }
+
+func (l *loopLeg) Write(bufs [][]byte) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != open || l.end != nil && l.end.writeErr != nil {
+		return Refused
+	}
+	if l.backlogged() {
+		l.out.add(bufs, 0)
+		return l.out.size
+	}
+	n, err := writeBufs(int(l.fd), bufs)
+	if err != nil {
+		l.failWrite(socketError("write", err))
+		return Refused
+	}
+	size := 0
+	for _, b := range bufs {
+		size += len(b)
+	}
+	if n == size {
+		return 0
+	}
+	// The write was cut short, so that the system tells when there is room again.
+	if l.out == nil {
+		l.out = new(backlog)
+	}
+	l.out.add(bufs, n)
+	l.owed = true
+	l.watch()
+	return l.out.size
+}
+
+func (l *loopLeg) Pause() {
+	l.mu.Lock()
+	l.paused, l.pausedInCall = true, true
+	l.kick() // after a failed write the loss need not wait for input any more
+	l.mu.Unlock()
+}
+
+func (l *loopLeg) Resume() {
+	l.mu.Lock()
+	l.started, l.paused = true, false
+	l.kick()
+	l.mu.Unlock()
+}
+
+func (l *loopLeg) Close(graceful bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.started = true
+	switch {
+	case graceful && l.state == open && (l.end == nil || l.end.writeErr == nil):
+		l.state = closing
+		l.g.lp.set(&l.ending().timer, l, l.g.lp.e.o.Linger)
+		if l.in != nil && !l.calling {
+			l.in.free()
+			l.in = nil
+		}
+		if !l.backlogged() {
+			l.shutWrite()
+		}
+	case l.state == open || l.state == closing && !graceful:
+		l.finish(ErrAborted)
+		l.reset = true
+	}
+	l.kick()
+}
+
+func (l *loopLeg) Stat() Stat {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var s Stat
+	if l.out != nil {
+		s.Held = l.out.held
+	}
+	if l.in != nil {
+		s.Held += len(l.in.b)
+	}
+	if l.fd >= 0 {
+		s.Acked, s.AckedKnown = acked(int(l.fd))
+	}
+	return s
+}
+
+// What follows is called with mu held, unless it says otherwise.
+
+// kick has the loop look at the leg if something is due, unless it will anyway.
+func (l *loopLeg) kick() {
+	if !l.calling && l.next() != doNothing {
+		l.g.lp.enqueue(l)
+	}
+}
+
+// finish settles how the leg ended, unless that is settled already.
+func (l *loopLeg) finish(err error) {
+	if l.state < ended {
+		l.state, l.ending().err = ended, err
+	}
+}
+
+// failWrite notes that nothing can be written any more. Unless the leg is paused, what
+// the peer sent before is still handed over: its Close frame may be among it.
+func (l *loopLeg) failWrite(err error) {
+	e := l.ending()
+	if e.writeErr != nil || l.state >= ended {
+		return
+	}
+	e.writeErr = err
+	l.owed = false
+	if l.out != nil {
+		l.out.drop(l.out.size)
+	}
+	if l.state == closing {
+		l.reset = true
+		l.finish(ErrAborted)
+	} else if e.readErr == nil {
+		l.unread = true
+	}
+	l.kick()
+}
+
+func (l *loopLeg) shutWrite() {
+	if err := unix.Shutdown(int(l.fd), unix.SHUT_WR); err != nil {
+		l.finish(ErrAborted)
+		return
+	}
+	l.sent = true
+}
+
+// watch (re)starts the time that a backlog may go without progress, where the system does
+// not see to that.
+func (l *loopLeg) watch() {
+	if l.watched && l.state == open {
+		l.g.lp.set(&l.ending().timer, l, l.g.lp.e.o.UserTimeout)
+	}
+}
+
+// due is called by the loop, without mu: a graceful Close, or a backlog, took too long.
+func (l *loopLeg) due() {
+	l.mu.Lock()
+	switch {
+	case l.state == closing:
+		l.reset = !l.sent
+		l.finish(ErrAborted)
+	case l.state == open && l.backlogged():
+		l.reset = true
+		l.failWrite(ErrWriteTimeout)
+	}
+	l.g.lp.serve(l)
+}
+
+// note takes what epoll told of the socket.
+func (l *loopLeg) note(events uint32) {
+	const end = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+	if events&(unix.EPOLLIN|end) != 0 && (l.end == nil || l.end.readErr == nil) {
+		l.unread = true
+		l.hup = l.hup || events&end != 0
+	}
+	if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 && l.backlogged() && l.state <= closing {
+		l.flush()
+	}
+}
+
+// flush writes the backlog until the socket is full.
+func (l *loopLeg) flush() {
+	for l.backlogged() {
+		var vec [maxVec][]byte
+		n, err := writeVec(int(l.fd), l.out.front(vec[:]))
+		if err != nil {
+			l.failWrite(socketError("write", err))
+			return
+		}
+		if n == 0 {
+			return
+		}
+		l.out.drop(n)
+		l.watch()
+	}
+	switch {
+	case l.state == closing:
+		l.shutWrite()
+	case l.watched && l.end != nil:
+		l.g.lp.stop(&l.end.timer)
+	}
+}
+
+// What a loop does for a leg.
+type deed uint8
+
+const (
+	doNothing deed = iota
+	doRead         // and hand over
+	doData         // hand over what was kept
+	doDiscard      // read and throw away
+	doWritable
+	doLost
+)
+
+// next tells what is due, and settles the end once all before it is told.
+func (l *loopLeg) next() deed {
+	if !l.started {
+		return doNothing
+	}
+	e := l.end
+	switch l.state {
+	case open:
+		switch {
+		case l.owed && !l.backlogged():
+			return doWritable
+		case l.in != nil && !l.paused:
+			return doData
+		case e != nil && e.writeErr != nil && (l.paused || !l.unread):
+			l.finish(e.writeErr)
+		case e != nil && e.readErr != nil && !l.paused:
+			l.finish(e.readErr)
+		case l.unread && !l.paused:
+			return doRead
+		}
+	case closing:
+		switch {
+		case e.readErr != nil && (l.sent || e.readErr != io.EOF):
+			l.finish(ErrAborted)
+		case l.unread:
+			return doDiscard
+		}
+	}
+	if l.state == ended {
+		return doLost
+	}
+	return doNothing
+}
+
+// serve does what is due for l, one read at the most: a leg that always has something to
+// read must not hold the others up. It is called by the loop, and unlocks l.
+func (lp *loop) serve(l *loopLeg) {
+	for reads := 0; ; {
+		switch l.next() {
+		case doData:
+			b := l.in
+			l.in = nil
+			lp.deliver(l, b.b[b.r:b.w])
+			b.free()
+		case doRead, doDiscard:
+			if reads++; reads > 1 {
+				lp.enqueue(l)
+				l.mu.Unlock()
+				return
+			}
+			if b := lp.read(l); len(b) > 0 && l.state == open {
+				lp.deliver(l, b)
+			}
+		case doWritable:
+			l.owed, l.calling = false, true
+			l.mu.Unlock()
+			l.g.h.Writable(l)
+			l.mu.Lock()
+			l.calling = false
+		case doLost:
+			lp.lose(l)
+			return
+		default:
+			l.mu.Unlock()
+			return
+		}
+	}
+}
+
+// read reads once, into the loop's buffer. A short read has emptied the socket: what comes
+// after it is told by a new event.
+func (lp *loop) read(l *loopLeg) []byte {
+	for {
+		n, err := unix.Read(int(l.fd), lp.buf)
+		switch {
+		case n > 0:
+			l.unread = l.hup || n == len(lp.buf)
+			return lp.buf[:n]
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+		case err == nil:
+			l.ending().readErr = io.EOF
+		default:
+			l.ending().readErr = socketError("read", err)
+		}
+		l.unread = false
+		return nil
+	}
+}
+
+// deliver hands b over, and keeps what is not consumed. It lets mu go meanwhile.
+func (lp *loop) deliver(l *loopLeg, b []byte) {
+	l.calling, l.pausedInCall = true, false
+	l.mu.Unlock()
+	n := l.g.h.Data(l, b)
+	l.mu.Lock()
+	l.calling = false
+	if n == len(b) || l.state != open {
+		return
+	}
+	if n < 0 || n > len(b) || !l.pausedInCall {
+		l.reset = true
+		l.finish(fmt.Errorf("handing over %d bytes: the handler consumed %d without a Pause", len(b), n))
+		return
+	}
+	l.in = getBuffer(len(b) - n)
+	l.in.w = copy(l.in.b, b[n:])
+}
+
+// lose makes the last call for l, and lets its socket and memory go. It unlocks l.
+func (lp *loop) lose(l *loopLeg) {
+	l.state, l.calling = over, true
+	err := l.end.err
+	l.mu.Unlock()
+	l.g.h.Lost(l, err)
+	l.mu.Lock()
+	lp.stop(&l.end.timer)
+	if l.reset {
+		// Ignored where it is no TCP socket.
+		_ = unix.SetsockoptLinger(int(l.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
+	_ = unix.Close(int(l.fd))
+	l.fd = -1
+	if l.in != nil {
+		l.in.free()
+		l.in = nil
+	}
+	if l.out != nil {
+		l.out.drop(l.out.size)
+	}
+	l.mu.Unlock()
+	lp.unregister(l)
+}

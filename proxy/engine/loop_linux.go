@@ -1,0 +1,335 @@
+package engine
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// turnEvents is how many events a loop takes from the system at a time.
+	turnEvents = 256
+	// timerGrain is what timers are rounded up to, so that a loop with thousands of them
+	// wakes up some hundred times a second at most.
+	timerGrain = int64(4 * time.Millisecond)
+)
+
+// A loop serves legs. Its epoll descriptor is itself watched by the runtime's poller, so
+// that an idle loop is a parked goroutine, and a busy one polls without a system call for
+// the thread it runs on.
+type loop struct {
+	e      *loops
+	epfd   int
+	file   *os.File // epfd, for the runtime's poller
+	raw    syscall.RawConn
+	wakefd int // an eventfd
+	load   atomic.Int32
+	done   chan struct{} // closed when the loop has ended
+	asleep atomic.Bool   // it is about to wait, or waits: whoever has work for it wakes it
+
+	// The loop's own.
+	buf    []byte // what every leg is read into
+	events [turnEvents]unix.EpollEvent
+	ready  [turnEvents]*loopLeg
+	work   []*loopLeg
+	armed  int64 // when the runtime wakes the loop at the latest; 0: never
+
+	mu     sync.Mutex // a leaf: may be taken with a leg locked
+	slots  []slot
+	free   []uint32
+	live   int // legs in slots
+	closed bool
+	queue  []*loopLeg // legs with something due
+	timers timers
+}
+
+// A slot is where a leg's events are addressed to. Its generation tells a late event for a
+// leg that was there before from one for the leg that is.
+type slot struct {
+	leg *loopLeg
+	gen uint32
+}
+
+// wakeSlot is the slot of the eventfd.
+const wakeSlot = -1
+
+func newLoop(e *loops) (lp *loop, err error) {
+	lp = &loop{e: e, epfd: -1, wakefd: -1, done: make(chan struct{}), buf: make([]byte, e.o.ReadBuffer)}
+	defer func() {
+		if err != nil {
+			lp.shut()
+		}
+	}()
+	if lp.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err = unix.SetNonblock(lp.epfd, true); err != nil { // tells os.NewFile to have it polled
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	lp.file = os.NewFile(uintptr(lp.epfd), "epoll")
+	if lp.raw, err = lp.file.SyscallConn(); err != nil {
+		return nil, err
+	}
+	if err = lp.file.SetReadDeadline(time.Time{}); err != nil { // fails if it is not polled
+		return nil, err
+	}
+	if lp.wakefd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: wakeSlot}
+	return lp, os.NewSyscallError("epoll_ctl", unix.EpollCtl(lp.epfd, unix.EPOLL_CTL_ADD, lp.wakefd, &ev))
+}
+
+// shut closes what newLoop opened.
+func (lp *loop) shut() {
+	if lp.wakefd >= 0 {
+		_ = unix.Close(lp.wakefd)
+	}
+	if lp.file != nil {
+		_ = lp.file.Close()
+	} else if lp.epfd >= 0 {
+		_ = unix.Close(lp.epfd)
+	}
+}
+
+// run is the loop's goroutine. It ends when the engine is closed and the last leg is gone.
+func (lp *loop) run() {
+	defer close(lp.done)
+	defer lp.shut()
+	for {
+		switch err := lp.raw.Read(lp.turns); {
+		case err == nil:
+			return
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			panic("engine: waiting for an epoll descriptor: " + err.Error()) // can't be
+		}
+		lp.arm(0)
+	}
+}
+
+// turns works as long as there is something to do. It is what the runtime calls when the
+// epoll descriptor has something; false waits for that, and for the armed deadline.
+func (lp *loop) turns(uintptr) (ended bool) {
+	for {
+		lp.asleep.Store(false)
+		n := lp.poll()
+		lp.fire()
+		lp.serveReady(n)
+		lp.serveQueue()
+		if n == 0 {
+			lp.asleep.Store(true)
+			work, wait, over := lp.pending()
+			if over {
+				return true
+			}
+			if !work {
+				lp.arm(wait)
+				return false
+			}
+		}
+		runtime.Gosched() // others wait for a processor, too
+	}
+}
+
+// poll takes what events there are.
+func (lp *loop) poll() int {
+	n, err := unix.EpollWait(lp.epfd, lp.events[:], 0)
+	if err != nil {
+		return 0 // EINTR
+	}
+	return n
+}
+
+// serveReady serves the legs of the first n events.
+func (lp *loop) serveReady(n int) {
+	if n == 0 {
+		return
+	}
+	lp.mu.Lock()
+	for i := range n {
+		ev := &lp.events[i]
+		lp.ready[i] = nil
+		if ev.Fd != wakeSlot && lp.slots[ev.Fd].gen == uint32(ev.Pad) {
+			lp.ready[i] = lp.slots[ev.Fd].leg
+		}
+	}
+	lp.mu.Unlock()
+	for i := range n {
+		if l := lp.ready[i]; l != nil {
+			l.mu.Lock()
+			l.note(lp.events[i].Events)
+			lp.serve(l)
+		}
+	}
+}
+
+// serveQueue serves the legs that are queued now; those that are queued meanwhile have their
+// turn after the next look for events.
+func (lp *loop) serveQueue() {
+	lp.mu.Lock()
+	lp.work, lp.queue = lp.queue, lp.work[:0]
+	lp.mu.Unlock()
+	for i, l := range lp.work {
+		lp.work[i] = nil
+		l.mu.Lock()
+		l.queued = false
+		lp.serve(l)
+	}
+}
+
+// pending tells whether the loop has something to do, when it will have (0: unknown),
+// and whether it is at its end.
+func (lp *loop) pending() (work bool, wait int64, over bool) {
+	lp.mu.Lock()
+	defer lp.mu.Unlock()
+	if len(lp.queue) > 0 {
+		return true, 0, false
+	}
+	if lp.closed {
+		return false, 0, lp.live == 0
+	}
+	at, ok := lp.timers.next()
+	if !ok {
+		return false, 0, false
+	}
+	return at <= lp.e.now(), at, false
+}
+
+// arm makes the runtime end the wait at the given moment. A deadline that is too early costs
+// less than one that is moved each time.
+func (lp *loop) arm(at int64) {
+	switch {
+	case at == 0 && lp.armed == 0, at != 0 && lp.armed != 0 && lp.armed <= at && lp.armed > lp.e.now():
+		return
+	}
+	deadline := time.Time{}
+	if lp.armed = at; at != 0 {
+		deadline = lp.e.start.Add(time.Duration(at))
+	}
+	_ = lp.file.SetReadDeadline(deadline)
+}
+
+// fire lets what is due happen.
+func (lp *loop) fire() {
+	lp.mu.Lock()
+	if len(lp.timers) == 0 || lp.closed {
+		lp.mu.Unlock()
+		return
+	}
+	now := lp.e.now()
+	for range turnEvents {
+		t := lp.timers.pop(now)
+		if t == nil {
+			break
+		}
+		owner := t.owner
+		lp.mu.Unlock()
+		owner.due()
+		lp.mu.Lock()
+	}
+	lp.mu.Unlock()
+}
+
+// set has owner.due called by the loop after d.
+func (lp *loop) set(t *timer, owner interface{ due() }, d time.Duration) {
+	at := (lp.e.now() + int64(d) + timerGrain - 1) / timerGrain * timerGrain
+	lp.mu.Lock()
+	t.owner = owner
+	lp.timers.set(t, at)
+	first := t.index == 1
+	lp.mu.Unlock()
+	if first {
+		lp.wake()
+	}
+}
+
+func (lp *loop) stop(t *timer) {
+	lp.mu.Lock()
+	lp.timers.remove(t)
+	lp.mu.Unlock()
+}
+
+// enqueue has a leg served soon. l is locked, or not yet known to anybody else.
+func (lp *loop) enqueue(l *loopLeg) {
+	if l.queued {
+		return
+	}
+	l.queued = true
+	lp.mu.Lock()
+	lp.queue = append(lp.queue, l)
+	lp.mu.Unlock()
+	lp.wake()
+}
+
+// wake ends the loop's wait, if it waits: it looks at its queue and its timers then. Each
+// write to an eventfd is an event of its own; nobody has to read it.
+func (lp *loop) wake() {
+	if lp.asleep.Load() && lp.asleep.CompareAndSwap(true, false) {
+		var one = [8]byte{1}
+		_, _ = unix.Write(lp.wakefd, one[:])
+	}
+}
+
+// register gives l a slot and has its socket watched.
+func (lp *loop) register(l *loopLeg) error {
+	lp.mu.Lock()
+	defer lp.mu.Unlock()
+	if lp.closed {
+		return errLoopClosed
+	}
+	if len(lp.free) > 0 {
+		l.slot = lp.free[len(lp.free)-1]
+		lp.free = lp.free[:len(lp.free)-1]
+	} else {
+		l.slot = uint32(len(lp.slots))
+		lp.slots = append(lp.slots, slot{})
+	}
+	s := &lp.slots[l.slot]
+	ev := unix.EpollEvent{
+		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
+		Fd:     int32(l.slot), Pad: int32(s.gen),
+	}
+	if err := unix.EpollCtl(lp.epfd, unix.EPOLL_CTL_ADD, int(l.fd), &ev); err != nil {
+		lp.free = append(lp.free, l.slot)
+		return os.NewSyscallError("epoll_ctl", err)
+	}
+	s.leg = l
+	lp.live++
+	lp.load.Add(1)
+	return nil
+}
+
+// unregister frees the slot of l, whose socket is closed.
+func (lp *loop) unregister(l *loopLeg) {
+	lp.mu.Lock()
+	s := &lp.slots[l.slot]
+	s.leg = nil
+	s.gen++
+	lp.free = append(lp.free, l.slot)
+	lp.live--
+	lp.load.Add(-1)
+	lp.mu.Unlock()
+}
+
+// endAll begins the end of the loop.
+func (lp *loop) endAll() {
+	lp.mu.Lock()
+	lp.closed = true
+	var all []*loopLeg
+	for i := range lp.slots {
+		if l := lp.slots[i].leg; l != nil {
+			all = append(all, l)
+		}
+	}
+	lp.mu.Unlock()
+	for _, l := range all {
+		l.Close(false)
+	}
+	lp.wake()
+}

@@ -1,0 +1,198 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// New returns the engine for Linux: event loops over epoll(7).
+//
+// Each loop is one goroutine that serves many legs: it waits for all of them at once, reads
+// into a buffer that they share, and makes all Handler calls of its groups. An idle leg is a
+// small struct and no buffer. The legs of a group are on the same loop. For a relayed message a
+// busy loop makes a read, a write and a share of an epoll_wait.
+//
+// TCP and unix stream sockets are served so. Conns of any other kind, and those for which the
+// process has no descriptor left to spare for a moment, get a portable leg (NewPortable).
+//
+// The loops begin with the first Group. A loop is not locked to a thread, and may keep a
+// processor busy: GOMAXPROCS should be one more than Options.Loops, for everything else.
+func New(o Options) Engine {
+	if o.Loops <= 0 {
+		o.Loops = runtime.GOMAXPROCS(0)
+	}
+	if o.Linger <= 0 {
+		o.Linger = defaultLinger
+	}
+	portable := o
+	if o.ReadBuffer <= 0 {
+		o.ReadBuffer = 256 << 10
+	}
+	return &loops{o: o, start: time.Now(), portable: NewPortable(portable).(*portableEngine)}
+}
+
+// loops is the engine over event loops.
+type loops struct {
+	o        Options
+	start    time.Time
+	portable *portableEngine // for the conns that the loops can't serve
+
+	mu     sync.Mutex
+	all    []*loop // begun, or none
+	failed error   // why the loops could not be begun
+	closed bool
+}
+
+// now is the loops' clock: monotonic, in nanoseconds.
+func (e *loops) now() int64 { return int64(time.Since(e.start)) }
+
+func (e *loops) Group(h Handler) Group {
+	if lp := e.pick(); lp != nil {
+		return &loopGroup{lp: lp, h: h}
+	}
+	return e.portable.Group(h)
+}
+
+// pick returns the loop with the fewest legs; nil if there is none.
+func (e *loops) pick() *loop {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed || e.failed != nil {
+		return nil
+	}
+	if e.all == nil {
+		if e.failed = e.begin(); e.failed != nil {
+			return nil
+		}
+	}
+	best := e.all[0]
+	for _, lp := range e.all[1:] {
+		if lp.load.Load() < best.load.Load() {
+			best = lp
+		}
+	}
+	return best
+}
+
+func (e *loops) begin() error {
+	for range e.o.Loops {
+		lp, err := newLoop(e)
+		if err != nil {
+			for _, lp := range e.all {
+				lp.shut()
+			}
+			e.all = nil
+			return fmt.Errorf("begin an event loop: %w", err)
+		}
+		e.all = append(e.all, lp)
+	}
+	for _, lp := range e.all {
+		go lp.run()
+	}
+	return nil
+}
+
+func (e *loops) Close() {
+	e.mu.Lock()
+	e.closed = true
+	all := e.all
+	e.mu.Unlock()
+	for _, lp := range all {
+		lp.endAll()
+	}
+	e.portable.Close()
+	for _, lp := range all {
+		<-lp.done
+	}
+}
+
+// A loopGroup is the legs and the timer of one owner on one loop.
+type loopGroup struct {
+	lp    *loop
+	h     Handler
+	timer timer
+}
+
+func (g *loopGroup) Add(conn net.Conn, early []byte) Leg {
+	if l := g.lp.add(g, conn, early); l != nil {
+		return l
+	}
+	return g.lp.e.portable.add(conn, early, g.h)
+}
+
+func (g *loopGroup) Wake(d time.Duration) { g.lp.set(&g.timer, g, d) }
+func (g *loopGroup) Stop()                { g.lp.stop(&g.timer) }
+func (g *loopGroup) due()                 { g.h.Tick() }
+
+// add takes conn over; nil if a loop can't, and then conn is as it was.
+func (lp *loop) add(g *loopGroup, conn net.Conn, early []byte) *loopLeg {
+	fd, tcp := duplicate(conn)
+	if fd < 0 {
+		return nil
+	}
+	l := &loopLeg{g: g, fd: int32(fd), paused: true}
+	if timeout := lp.e.o.UserTimeout; timeout > 0 && !(tcp && userTimeout(fd, timeout) == nil) {
+		l.watched = true
+	}
+	if len(early) > 0 {
+		l.in = getBuffer(len(early))
+		l.in.w = copy(l.in.b, early)
+	}
+	if err := lp.register(l); err != nil {
+		_ = unix.Close(fd)
+		if l.in != nil {
+			l.in.free()
+		}
+		return nil
+	}
+	// The duplicate is the socket now: closing the conn frees what Go keeps for it.
+	_ = conn.Close()
+	return l
+}
+
+// duplicate returns another descriptor of the socket that conn is, or -1. The type itself
+// decides, not SyscallConn: a type that embeds a socket to change its Read has that too.
+func duplicate(conn net.Conn) (fd int, tcp bool) {
+	var raw syscall.RawConn
+	var err error
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		tcp = true
+		raw, err = c.SyscallConn()
+	case *net.UnixConn:
+		if c.LocalAddr().Network() != "unix" {
+			return -1, false
+		}
+		raw, err = c.SyscallConn()
+	default:
+		return -1, false
+	}
+	if err != nil {
+		return -1, false
+	}
+	fd = -1
+	if err := raw.Control(func(old uintptr) {
+		// The runtime has made the socket non-blocking, which is a property of what both
+		// descriptors stand for.
+		if n, err := unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			fd = n
+		}
+	}); err != nil && fd >= 0 {
+		_ = unix.Close(fd)
+		return -1, false
+	}
+	return fd, tcp
+}
+
+var errLoopClosed = errors.New("the event loop is closed")
+
+// socketError is what a system call on a leg's socket failed with.
+func socketError(call string, err error) error { return os.NewSyscallError(call, err) }

@@ -1,0 +1,5 @@
+package engine
+
+import "testing"
+
+func TestLoops(t *testing.T) { testEngine(t, New) }
