@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"os"
+	"runtime"
+	"sync"
 
 	"go.uber.org/zap"
 
@@ -22,4 +25,16 @@ type (
 	demoFunc   func(ctx context.Context, listen string, log *zap.Logger, startProxy func(context.Context, *config.Config) error) error
 )
 
-func newServer(cfg *config.Config, log *zap.Logger) (server, error) { return proxy.New(cfg, log) }
+func newServer(cfg *config.Config, log *zap.Logger) (server, error) {
+	spareProcessor()
+	return proxy.New(cfg, log)
+}
+
+// spareProcessor lets Go run one thread more than there are processors: the engine has a loop for
+// each of those, and handshakes are not to wait until a busy one pauses. Who sets GOMAXPROCS
+// decides for himself.
+var spareProcessor = sync.OnceFunc(func() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
+	}
+})

@@ -46,7 +46,8 @@ type Group interface {
 
 // Options of an engine; a zero field is its default.
 type Options struct {
-	// Loops is how many event loops there are, in engines that have any; default GOMAXPROCS.
+	// Loops is how many event loops there are, in engines that have any; default one fewer
+	// than GOMAXPROCS, but at least one.
 	Loops int
 	// ReadBuffer is the most that one read brings, in bytes; default 64 KiB for a leg that
 	// is read on its own, 256 KiB where many legs share one buffer.

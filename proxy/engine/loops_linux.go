@@ -24,10 +24,11 @@ import (
 // process has no descriptor left to spare for a moment, get a portable leg (NewPortable).
 //
 // The loops begin with the first Group. A loop is not locked to a thread, and may keep a
-// processor busy: GOMAXPROCS should be one more than Options.Loops, for everything else.
+// processor busy: GOMAXPROCS should be one more than Options.Loops, or handshakes and all else
+// wait for the loops' pauses.
 func New(o Options) Engine {
 	if o.Loops <= 0 {
-		o.Loops = runtime.GOMAXPROCS(0)
+		o.Loops = max(1, runtime.GOMAXPROCS(0)-1)
 	}
 	if o.Linger <= 0 {
 		o.Linger = defaultLinger
