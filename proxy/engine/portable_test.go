@@ -42,16 +42,18 @@ func openFiles() int {
 	return len(list)
 }
 
-func TestPortable(t *testing.T) { testEngine(t, NewPortable) }
+func TestPortable(t *testing.T) {
+	testEngine(t, NewPortable, map[string]pairer{"tcp": tcpPair, "unix": unixPair, "pipe": pipePair, "tls": tlsPair, "wrapped": wrappedPair})
+}
 
-func testEngine(t *testing.T, mk func(Options) Engine) {
-	for _, k := range []struct {
-		name string
-		pair func(*testing.T) (ours, peer net.Conn)
-	}{
-		{"tcp", tcpPair}, {"unix", unixPair}, {"pipe", pipePair}, {"tls", tlsPair}, {"wrapped", wrappedPair},
-	} {
-		t.Run(k.name, func(t *testing.T) { testConformance(t, mk, k.pair) })
+type pairer = func(*testing.T) (ours, peer net.Conn)
+
+func testEngine(t *testing.T, mk func(Options) Engine, over map[string]pairer) {
+	for name, pair := range over {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testConformance(t, mk, pair)
+		})
 	}
 }
 
