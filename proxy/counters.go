@@ -21,11 +21,12 @@ const (
 	refusedStopping
 	refusedByUpstream // it answered, but not 101
 	refusedUpstream   // it did not answer
+	refusedCircuit    // it was not asked: it is known to be down
 	refusedKinds
 )
 
 func (w refusedBecause) String() string {
-	return [...]string{"malformed", "origin", "bind", "token", "conflict", "limit", "stopping", "by_upstream", "no_upstream"}[w]
+	return [...]string{"malformed", "origin", "bind", "token", "conflict", "limit", "stopping", "by_upstream", "no_upstream", "circuit_open"}[w]
 }
 
 // dialFailures names why an upstream gave no usable answer.

@@ -333,8 +333,13 @@ func (p *Proxy) refuseUpstream(c *candidate, err error) {
 		refused.relay(c.w)
 		return
 	}
-	p.counters.refused[refusedUpstream].Add(1)
-	if !errors.Is(err, errClientGone) {
+	switch {
+	case retryAfter(c.w, err):
+		p.counters.refused[refusedCircuit].Add(1)
+	case errors.Is(err, errClientGone):
+		p.counters.refused[refusedUpstream].Add(1)
+	default:
+		p.counters.refused[refusedUpstream].Add(1)
 		p.counters.dialFailed[dialFailure(err)].Add(1)
 	}
 	status := statusOf(err)

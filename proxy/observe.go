@@ -68,6 +68,7 @@ func (p *Proxy) Stats() admin.Stats {
 		BufferBytes:       p.buffered.Load(),
 		BufferLimitBytes:  p.settings.Load().cfg.Limits.MaxBufferBytes,
 		DedupIDs:          int64(p.ids.Len()),
+		CircuitOpen:       p.settings.Load().dialer.outages.circuit.isOpen(),
 		SessionsOpened:    map[string]uint64{},
 		SessionsLeft:      map[string]uint64{},
 		LegsLost:          map[string]uint64{},

@@ -52,11 +52,12 @@ func (o *outage) reached(now time.Time) (worthALine bool, lasted time.Duration, 
 	return worthALine, lasted, failures
 }
 
-// outageLog is an outage shared by everything that talks to one upstream, and the shell
-// that logs for it. It is safe for concurrent use.
+// outageLog is what everything that talks to one upstream shares: an outage, the shell that
+// logs for it, and the circuit through which to dial. It is safe for concurrent use.
 type outageLog struct {
 	log      *zap.Logger
 	upstream string
+	circuit  circuit
 
 	mu     sync.Mutex
 	outage outage

@@ -89,7 +89,7 @@ func newPassthrough(upstream config.Upstream, outages *outageLog) *passthrough {
 	dial := net.Dialer{Timeout: upstream.ConnectTimeout}
 	p.transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dial.DialContext(ctx, network, address)
+			return outages.circuit.connect(ctx, func() (net.Conn, error) { return dial.DialContext(ctx, network, address) })
 		},
 		TLSHandshakeTimeout: upstream.ConnectTimeout,
 		DisableCompression:  true, // bodies pass as they are
@@ -183,6 +183,7 @@ func (p *passthrough) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, errClientGone) {
 		status = http.StatusBadRequest // if it is still there, its body was malformed
 	}
+	retryAfter(w, err)
 	http.Error(w, http.StatusText(status), status)
 }
 

@@ -69,8 +69,8 @@ type upstreamConn struct {
 // dialling ends.
 //
 // The error is a *refusal, whose Body must be closed, where the upstream answered anything
-// but 101; otherwise statusOf tells what the client should get. The outage log knows
-// already.
+// but 101; otherwise statusOf tells what the client should get, and a *circuitError in it when.
+// The outage log knows already.
 func (d *dialer) dial(ctx context.Context, r *http.Request, clientAddr net.Addr, protocols []string) (*upstreamConn, error) {
 	up, refused, err := d.open(ctx, r, clientAddr, protocols)
 	d.outages.note(err)
@@ -83,7 +83,7 @@ func (d *dialer) dial(ctx context.Context, r *http.Request, clientAddr net.Addr,
 func (d *dialer) open(ctx context.Context, r *http.Request, clientAddr net.Addr, protocols []string) (_ *upstreamConn, _ *refusal, err error) {
 	limited, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
-	conn, err := d.connect(limited)
+	conn, err := d.outages.circuit.connect(limited, func() (net.Conn, error) { return d.connect(limited) })
 	if err != nil {
 		return nil, nil, classify(ctx, "connect to upstream "+upstreamName(d.url), err)
 	}

@@ -190,7 +190,7 @@ func TestToxicUpstream(t *testing.T) {
 	}
 	link.enable(false)
 	p.waitMetric(t, `tideover_sessions_left_total{reason="upstream_lost"}`, is(60))
-	p.waitMetric(t, `tideover_upstream_dial_failures_total{kind="unreachable"}`, atLeast(60))
+	p.waitMetric(t, `tideover_handshakes_refused_total{reason="circuit_open"}`, atLeast(60))
 	link.enable(true)
 	c.settle(t)
 	b.hurt = true

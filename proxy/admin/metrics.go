@@ -19,13 +19,14 @@ type Stats struct {
 	BufferBytes      int64 // in all windows
 	BufferLimitBytes int64 // limits.max_buffer_bytes
 	DedupIDs         int64 // remembered
+	CircuitOpen      bool  // the upstream is known to be down: few handshakes get as far as a dial
 
 	// Counters.
 	SessionsOpened    map[string]uint64 // by mode: relay (no key, no grace), keyed, counted (tideover.v1)
 	SessionsLeft      map[string]uint64 // by reason
 	LegsLost          map[string]uint64 // client legs, by cause
 	HandshakesRefused map[string]uint64 // by reason; conflict: on_conflict reject
-	DialFailures      map[string]uint64 // upstream dials, by kind: refused, timeout, unreachable
+	DialFailures      map[string]uint64 // upstream dials, by kind: unreachable, timeout, broken
 	Resumes           uint64
 	Supersedes        uint64
 	MessagesUp        uint64 // from clients
@@ -94,7 +95,7 @@ var metrics = []metric{
 		func(s *Stats) map[string]uint64 { return s.LegsLost }),
 	counterBy("reason", "handshakes_refused_total", "WebSocket handshakes of clients that were refused, by reason.",
 		func(s *Stats) map[string]uint64 { return s.HandshakesRefused }),
-	counterBy("kind", "upstream_dial_failures_total", "Dials of the upstream that brought no answer, by kind: refused, timeout or unreachable.",
+	counterBy("kind", "upstream_dial_failures_total", "Dials of the upstream that brought no answer, by kind: unreachable, timeout or broken.",
 		func(s *Stats) map[string]uint64 { return s.DialFailures }),
 	counterUpDown("messages_total", "WebSocket messages received, by direction: up from clients, down from upstreams.",
 		func(s *Stats) (up, down uint64) { return s.MessagesUp, s.MessagesDown }),
@@ -118,6 +119,13 @@ var metrics = []metric{
 		func(s *Stats) int64 { return s.BufferLimitBytes }),
 	gauge("dedup_ids", "Ids of messages remembered to find duplicates.",
 		func(s *Stats) int64 { return s.DedupIDs }),
+	gauge("upstream_circuit_open", "1 while the upstream is known to be down, so that clients are refused at once, save for one at a time whose dial is the probe; else 0.",
+		func(s *Stats) int64 {
+			if s.CircuitOpen {
+				return 1
+			}
+			return 0
+		}),
 }
 
 // collector turns one snapshot for each scrape into metrics.

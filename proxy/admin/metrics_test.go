@@ -14,7 +14,7 @@ func distinctStats() Stats {
 		SessionsAttached: 1, SessionsAway: 2, SessionsOpened: map[string]uint64{"relay": 3, "keyed": 4}, SessionsLeft: map[string]uint64{"grace_over": 5},
 		LegsLost: map[string]uint64{"broken": 6}, HandshakesRefused: map[string]uint64{"conflict": 7, "bind": 0}, DialFailures: map[string]uint64{"timeout": 8},
 		Resumes: 9, Supersedes: 10, MessagesUp: 11, MessagesDown: 12, BytesUp: 13, BytesDown: 14, Replayed: 15, DuplicatesDropped: 16,
-		OverflowDropped: 17, Gaps: 18, Receipts: 19, HeartbeatsMissed: 20, BufferBytes: 21, BufferLimitBytes: 22, DedupIDs: 23,
+		OverflowDropped: 17, Gaps: 18, Receipts: 19, HeartbeatsMissed: 20, BufferBytes: 21, BufferLimitBytes: 22, DedupIDs: 23, CircuitOpen: true,
 	}
 }
 
@@ -51,7 +51,8 @@ tideover_receipted_messages_total 19
 tideover_heartbeats_missed_total 20
 tideover_buffer_bytes 21
 tideover_buffer_limit_bytes 22
-tideover_dedup_ids 23`, "\n")
+tideover_dedup_ids 23
+tideover_upstream_circuit_open 1`, "\n")
 	src := &fakeSource{stats: distinctStats()}
 	w := ask(NewHandler(src), "GET", "/metrics")
 	wantAnswer(t, w, 200, "text/plain")
