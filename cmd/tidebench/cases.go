@@ -1,0 +1,122 @@
+//go:build linux
+
+package main
+
+import "time"
+
+// A lane is one proxy's part of a case: what load does with it. The lanes of a case take turns.
+type lane struct {
+	row  string // which row of the report it fills
+	load loadArgs
+	ours bool // Tideover only
+}
+
+// loadArgs are the flags of load that differ.
+type loadArgs struct {
+	mode                               string
+	conns, size, inflight, concurrency int
+	rate                               float64
+	ids, syscalls                      bool
+	duration                           time.Duration // 0: the usual one
+}
+
+// A testCase is a set of lanes that are measured together, so that what they show can be compared.
+type testCase struct {
+	name  string // for --only
+	lanes []lane
+	rows  []row
+	tls   bool
+	once  bool // needs no repetition beyond two rounds: it hardly varies
+}
+
+// A row is one line of the report.
+type row struct {
+	name, title, unit string
+	value             func(*result) float64
+	others            string  // the row whose figures of the other proxies it is compared with; "": its own
+	more              bool    // more is better
+	nginx64, haproxy  float64 // targets for the ratios; 0: none
+	digits            int
+}
+
+func cpuPerMessage(r *result) float64      { return float64(r.ProxyCPU) / float64(r.Messages) }
+func perSecond(r *result) float64          { return float64(r.Messages) / r.Seconds }
+func sessionsPerSecond(r *result) float64  { return float64(r.Sessions) / r.Seconds }
+func cpuPerSession(r *result) float64      { return float64(r.ProxyCPU) / float64(r.Sessions) / 1e3 }
+func syscallsPerMessage(r *result) float64 { return float64(r.Syscalls) / float64(r.Messages) }
+func p50(r *result) float64                { return float64(r.P50) / 1e3 }
+func p99(r *result) float64                { return float64(r.P99) / 1e3 }
+func privateKiB(r *result) float64 {
+	return float64(r.MemoryAfter.Private-r.MemoryBefore.Private) / 1024 / float64(r.Conns)
+}
+func residentKiB(r *result) float64 {
+	return float64(r.MemoryAfter.RSS-r.MemoryBefore.RSS) / 1024 / float64(r.Conns)
+}
+
+// relaying is a case whose lanes differ in nothing: CPU a message, and messages a second.
+func relaying(name, title string, load loadArgs, nginx64, haproxy float64) testCase {
+	load.concurrency = 64
+	return testCase{
+		name:  name,
+		lanes: []lane{{row: name, load: load}},
+		rows: []row{
+			{name: name, title: "CPU a message, " + title, unit: "ns", value: cpuPerMessage, nginx64: nginx64, haproxy: haproxy},
+			{name: name, title: "throughput, " + title, unit: "/s", value: perSecond, more: true},
+		},
+	}
+}
+
+// cases returns everything that compare measures, with the targets that the project has set itself.
+func cases() []testCase {
+	thousand := relaying("echo128x1000", "echo 128 B, 1,000 connections", loadArgs{mode: modeEcho, conns: 1000, size: 128, inflight: 1}, 0.85, 0.78)
+	ids := thousand.lanes[0]
+	ids.row, ids.load.ids, ids.ours = "ids", true, true
+	thousand.lanes = append(thousand.lanes, ids)
+	thousand.rows = append(thousand.rows, row{
+		name: "ids", others: thousand.name, title: "the same, JSON with an id in each message (others: without)", unit: "ns",
+		value: cpuPerMessage, nginx64: 0.95, haproxy: 0.90,
+	})
+	return []testCase{
+		thousand,
+		relaying("echo128x100", "echo 128 B, 100 connections", loadArgs{mode: modeEcho, conns: 100, size: 128, inflight: 1}, 1.05, 0.80),
+		relaying("inflight16", "echo 128 B, 100 connections, 16 in flight", loadArgs{mode: modeEcho, conns: 100, size: 128, inflight: 16}, 1.15, 1.00),
+		relaying("down256x1000", "down 256 B to 1,000", loadArgs{mode: modeDown, conns: 1000, size: 256, inflight: 1}, 0.95, 0.95),
+		relaying("echo16k", "echo 16 KiB, 100 connections", loadArgs{mode: modeEcho, conns: 100, size: 16 << 10, inflight: 1}, 1.00, 0.55),
+		relaying("echo1m", "echo 1 MiB, 10 connections", loadArgs{mode: modeEcho, conns: 10, size: 1 << 20, inflight: 1}, 0.75, 0.90),
+		{
+			name:  "rate20k",
+			lanes: []lane{{row: "rate", load: loadArgs{mode: modeEcho, conns: 1000, size: 128, inflight: 1, concurrency: 64, rate: 20000}}},
+			rows: []row{
+				{name: "rate", title: "round trip p50, 20,000 echoes a second over 1,000 connections", unit: "µs", value: p50},
+				{name: "rate", title: "round trip p99, the same", unit: "µs", value: p99, nginx64: 1.1, haproxy: 1.1},
+			},
+		},
+		{
+			name: "sessions",
+			lanes: []lane{
+				{row: "new", load: loadArgs{mode: modeNew, conns: 64, size: 128, inflight: 1, concurrency: 64}},
+				{row: "resume", load: loadArgs{mode: modeResume, conns: 1000, size: 128, inflight: 1, concurrency: 64}},
+			},
+			rows: []row{
+				{name: "new", title: "new sessions a second (connect, handshake, close)", unit: "/s", value: sessionsPerSecond, more: true, nginx64: 0.85, haproxy: 1.0},
+				{name: "new", title: "CPU a new session", unit: "µs", value: cpuPerSession},
+				{name: "resume", others: "new", title: "resumes a second (others: new sessions)", unit: "/s", value: sessionsPerSecond, more: true, nginx64: 1.8, haproxy: 2},
+				{name: "resume", title: "the same (others: reconnects)", unit: "/s", value: sessionsPerSecond, more: true},
+				{name: "resume", title: "CPU a resume (others: a reconnect)", unit: "µs", value: cpuPerSession},
+			},
+		},
+		{
+			name: "memory", once: true,
+			lanes: []lane{{row: "memory", load: loadArgs{mode: modeIdle, conns: 9000, size: 128, inflight: 1, concurrency: 64}}},
+			rows: []row{
+				{name: "memory", title: "private memory, idle session of 9,000", unit: "KiB", value: privateKiB, nginx64: 0.08, haproxy: 0.20, digits: 2},
+				{name: "memory", title: "resident memory, the same", unit: "KiB", value: residentKiB, digits: 2},
+			},
+		},
+		{
+			name: "syscalls", once: true,
+			lanes: []lane{{row: "syscalls", load: loadArgs{mode: modeEcho, conns: 100, size: 128, inflight: 1, concurrency: 64, syscalls: true, duration: time.Second}}},
+			rows:  []row{{name: "syscalls", title: "system calls a message, echo 128 B, 100 connections", value: syscallsPerMessage, digits: 2}},
+		},
+	}
+}

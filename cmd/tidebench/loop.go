@@ -1,0 +1,121 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// readSize is how much one read takes at most; one buffer of it serves a whole loop.
+const readSize = 256 << 10
+
+// A handler is what a loop calls when the descriptor that it was added for is ready.
+type handler interface {
+	ready(events uint32)
+}
+
+// A loop waits for many descriptors in one thread, edge-triggered (epoll(7)). Everything that it calls runs on
+// the goroutine that calls poll, which should be locked to its thread.
+type loop struct {
+	epoll  int
+	slots  []slot // by descriptor
+	events [1024]unix.EpollEvent
+	buf    []byte // what was just read, until the handler returns
+	out    []byte // scratch for what is about to be written
+}
+
+// A slot is what a descriptor number stands for at present. The generation tells events of its last owner, which
+// may still be in the batch, from those of the new one.
+type slot struct {
+	h          handler
+	generation int32
+}
+
+func newLoop() (*loop, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("making an epoll descriptor: %w", err)
+	}
+	return &loop{epoll: fd, buf: make([]byte, readSize), out: make([]byte, 0, 2*readSize)}, nil
+}
+
+func (l *loop) close() { _ = unix.Close(l.epoll) }
+
+// add makes h hear of fd, which must not block, whenever it becomes readable or writable.
+func (l *loop) add(fd int, h handler) error {
+	for fd >= len(l.slots) {
+		l.slots = append(l.slots, slot{})
+	}
+	s := &l.slots[fd]
+	s.h = h
+	s.generation++
+	event := unix.EpollEvent{
+		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
+		Fd:     int32(fd), Pad: s.generation,
+	}
+	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
+		return fmt.Errorf("adding descriptor %d to epoll: %w", fd, err)
+	}
+	return nil
+}
+
+// drop closes fd; its handler hears no more of it.
+func (l *loop) drop(fd int) {
+	l.slots[fd].h = nil
+	_ = unix.Close(fd)
+}
+
+// poll waits for at most timeout (negative: for as long as it takes) and handles what has become ready.
+func (l *loop) poll(timeout time.Duration) error {
+	n, err := l.wait(0)
+	if n == 0 && err == nil && timeout != 0 {
+		milliseconds := -1
+		if timeout > 0 {
+			milliseconds = int((timeout + time.Millisecond - 1) / time.Millisecond)
+		}
+		n, err = unix.EpollWait(l.epoll, l.events[:], milliseconds)
+	}
+	if err == unix.EINTR {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("waiting for events: %w", err)
+	}
+	for _, e := range l.events[:n] {
+		if s := &l.slots[e.Fd]; s.h != nil && s.generation == e.Pad {
+			s.h.ready(e.Events)
+		}
+	}
+	return nil
+}
+
+// wait is epoll_wait without telling the Go scheduler, which is right as long as it does not block.
+func (l *loop) wait(milliseconds int) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&l.events[0])),
+		uintptr(len(l.events)), uintptr(milliseconds), 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// rawRead and rawWrite are for descriptors that never block.
+func rawRead(fd int, b []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+func rawWrite(fd int, b []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}

@@ -1,0 +1,324 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"time"
+)
+
+// What a run can do.
+const (
+	modeEcho   = "echo"   // clients send, the upstream sends back
+	modeDown   = "down"   // the upstream sends to all, again when all have it
+	modeIdle   = "idle"   // sessions that say nothing: memory
+	modeNew    = "new"    // connect, handshake, close, again with another number
+	modeResume = "resume" // reset the connection, connect again with the same number
+)
+
+// A result is what one run measured. Counts and times are of the timed window.
+type result struct {
+	Mode     string  `json:"mode"`
+	Conns    int     `json:"conns"`
+	Size     int     `json:"size"`
+	Seconds  float64 `json:"seconds"`
+	Messages int64   `json:"messages"` // relayed by the proxy, each way: an echo is two
+	Sessions int64   `json:"sessions"` // opened or resumed
+
+	ProxyCPU  int64   `json:"proxy_cpu_ns"`
+	ProxyWait int64   `json:"proxy_wait_ns"` // runnable without a CPU
+	LoadCPU   int64   `json:"load_cpu_ns"`   // of this process
+	Others    float64 `json:"others"`        // CPUs busy with neither
+	Steal     float64 `json:"steal"`         // CPUs taken by the hypervisor
+	Load      float64 `json:"load_average"`
+	Syscalls  int64   `json:"syscalls,omitempty"` // of the proxy
+
+	P50 int64 `json:"p50_ns,omitempty"`
+	P99 int64 `json:"p99_ns,omitempty"`
+	Max int64 `json:"max_ns,omitempty"`
+
+	MemoryBefore memory `json:"memory_before"`
+	MemoryAfter  memory `json:"memory_after"`
+
+	Pings            int64  `json:"pings"`             // that the proxy sent to clients, whole run
+	UpstreamSessions int    `json:"upstream_sessions"` // that the proxy opened in the window
+	Corrupt          int    `json:"corrupt"`
+	Lost             int    `json:"lost"`
+	Broken           int    `json:"broken"` // sessions that ended by themselves
+	Fault            string `json:"fault,omitempty"`
+}
+
+// check turns what must not happen to a relay into words; "" is a sound run.
+func (r *result) check() string {
+	if r.Corrupt+r.Lost+r.Broken == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d messages corrupt, %d lost, %d sessions broken; first: %s", r.Corrupt, r.Lost, r.Broken, r.Fault)
+}
+
+// A reading is everything that is read at both ends of a window.
+type reading struct {
+	at       int64
+	proxy    usage
+	self     usage
+	machine  machine
+	received int64
+	turned   int64
+	accepted int
+	syscalls int64
+}
+
+func (r *run) read(c *syscallCounter) (reading, error) {
+	now := reading{at: r.now(), received: r.received, turned: r.turned, machine: readMachine()}
+	var err error
+	if now.proxy, err = readUsage(r.pids); err != nil {
+		return now, err
+	}
+	if now.self, err = readUsage([]int{os.Getpid()}); err != nil {
+		return now, err
+	}
+	if r.up != nil {
+		now.accepted = r.up.Accepted
+	}
+	if c != nil {
+		now.syscalls = c.read()
+	}
+	return now, nil
+}
+
+// between fills in what a window shows.
+func (res *result) between(a, b reading) {
+	res.Seconds = float64(b.at-a.at) / 1e9
+	proxy, self := b.proxy.sub(a.proxy), b.self.sub(a.self)
+	res.ProxyCPU, res.ProxyWait, res.LoadCPU = proxy.CPU, proxy.Wait, self.CPU
+	ticks := float64(b.machine.Total - a.machine.Total)
+	if ticks > 0 {
+		busy := float64(b.machine.Total-b.machine.Idle-a.machine.Total+a.machine.Idle) / 100
+		res.Others = max(0, (busy-float64(proxy.CPU+self.CPU)/1e9)/res.Seconds)
+		res.Steal = float64(b.machine.Steal-a.machine.Steal) / 100 / res.Seconds
+	}
+	res.Load = loadAverage()
+	res.Messages = b.received - a.received
+	res.Sessions = b.turned - a.turned
+	res.UpstreamSessions = b.accepted - a.accepted
+	res.Syscalls = b.syscalls - a.syscalls
+}
+
+// measure does one run.
+func measure(o options) (res result, err error) {
+	r, err := newRun(o)
+	if err != nil {
+		return res, err
+	}
+	defer r.close()
+	res = result{Mode: o.mode, Conns: o.conns, Size: o.size}
+	if o.mode == modeIdle && len(o.pids) > 0 {
+		if res.MemoryBefore, err = readMemory(o.pids); err != nil {
+			return res, err
+		}
+	}
+	if o.mode != modeNew {
+		if err := r.connect(); err != nil {
+			return res, err
+		}
+	}
+	var counter *syscallCounter
+	if o.syscalls {
+		if counter, err = countSyscalls(o.pids); err != nil {
+			return res, err
+		}
+		defer counter.close()
+	}
+	switch o.mode {
+	case modeEcho:
+		err = r.echo(&res, counter)
+	case modeDown:
+		err = r.down(&res, counter)
+	case modeIdle:
+		err = r.idle(&res)
+	case modeNew, modeResume:
+		err = r.turnover(&res, counter)
+	default:
+		err = fmt.Errorf("--mode %s: want echo, down, idle, new or resume", o.mode)
+	}
+	res.Pings, res.Corrupt, res.Broken, res.Fault = r.pings, r.corrupt, r.broken, r.firstFault
+	res.Lost = max(0, r.underway)
+	if res.Lost > 0 && res.Fault == "" {
+		res.Fault = fmt.Sprintf("%d messages had not come %v after the end", res.Lost, o.drain)
+	}
+	slices.Sort(r.latencies)
+	res.P50, res.P99, res.Max = percentile(r.latencies, 0.5), percentile(r.latencies, 0.99), percentile(r.latencies, 1)
+	return res, err
+}
+
+// window warms up, then reads at both ends of the timed part, which is longer than asked for if nothing has come by
+// then; step runs the loop once.
+func (r *run) window(res *result, c *syscallCounter, step func() error) error {
+	var ends [2]reading
+	for i, length := range []time.Duration{r.warmup, r.duration} {
+		end, done := r.now()+int64(length), r.received+r.turned
+		latest := end + int64(r.drain)
+		for now := r.now(); r.broken == 0 && (now < end || now < latest && r.received+r.turned == done); now = r.now() {
+			if err := step(); err != nil {
+				return err
+			}
+		}
+		var err error
+		if ends[i], err = r.read(c); err != nil {
+			return err
+		}
+	}
+	res.between(ends[0], ends[1])
+	return nil
+}
+
+// finish waits for what is under way.
+func (r *run) finish() error {
+	r.sending = false
+	_, err := r.until(r.drain, func() bool { return r.underway == 0 || r.broken > 0 })
+	return err
+}
+
+// poll is one turn of the loop.
+func (r *run) poll() error { return r.l.poll(20 * time.Millisecond) }
+
+func (r *run) echo(res *result, c *syscallCounter) error {
+	step := r.poll
+	if r.rate > 0 {
+		p := pace{start: r.now(), rate: r.rate}
+		r.from, r.to = r.now()+int64(r.warmup), r.now()+int64(r.warmup+r.duration)
+		r.latencies = make([]int64, 0, int(r.rate*r.duration.Seconds())+1)
+		step = func() error { // never sleeps: waking up late would look like latency of the proxy
+			for now := r.now(); ; {
+				n := p.next
+				due, ok := p.take(now)
+				if !ok {
+					return r.l.poll(0)
+				}
+				s := r.sessions[n%int64(len(r.sessions))]
+				s.due = append(s.due, due)
+				r.send(s, 1)
+			}
+		}
+	} else {
+		r.sending = true
+		for _, s := range r.sessions {
+			r.send(s, r.inflight)
+		}
+	}
+	if err := r.window(res, c, step); err != nil {
+		return err
+	}
+	res.Messages *= 2 // up and down
+	return r.finish()
+}
+
+func (r *run) down(res *result, c *syscallCounter) error {
+	round := uint64(0)
+	if err := r.window(res, c, func() error {
+		if r.underway == 0 {
+			round++
+			r.underway += len(r.sessions)
+			r.call(round)
+		}
+		return r.poll()
+	}); err != nil {
+		return err
+	}
+	return r.finish()
+}
+
+func (r *run) idle(res *result) error {
+	if err := r.exchange(); err != nil {
+		return err
+	}
+	if _, err := r.until(r.settle, func() bool { return r.broken > 0 }); err != nil {
+		return err
+	}
+	if len(r.pids) > 0 {
+		var err error
+		if res.MemoryAfter, err = readMemory(r.pids); err != nil {
+			return err
+		}
+	}
+	return r.exchange()
+}
+
+// turnover opens sessions (new) or resumes them, so many at a time.
+func (r *run) turnover(res *result, c *syscallCounter) error {
+	again := r.resumeNext
+	if r.mode == modeNew {
+		again = r.openNext
+		for range r.concurrency {
+			s := &session{run: r, id: r.nextID}
+			r.nextID++
+			r.sessions = append(r.sessions, s)
+			if err := r.dial(s); err != nil {
+				return err
+			}
+		}
+	}
+	if err := r.window(res, c, func() error {
+		if err := again(); err != nil {
+			return err
+		}
+		return r.poll()
+	}); err != nil {
+		return err
+	}
+	if r.mode == modeNew {
+		ended := 0
+		_, err := r.until(r.drain, func() bool {
+			ended += len(r.justEnded)
+			r.closeOpened()
+			r.justEnded = r.justEnded[:0]
+			return ended == len(r.sessions) || r.broken > 0
+		})
+		return err
+	}
+	if _, err := r.until(r.drain, func() bool { return r.dialling == 0 || r.broken > 0 }); err != nil {
+		return err
+	}
+	return r.exchange()
+}
+
+func (r *run) closeOpened() {
+	for _, s := range r.justOpen {
+		s.sendClose()
+	}
+	r.justOpen = r.justOpen[:0]
+}
+
+// openNext closes what has opened, and opens one with a new number for each that has been closed.
+func (r *run) openNext() error {
+	r.closeOpened()
+	for _, s := range r.justEnded {
+		s.id = r.nextID
+		r.nextID++
+		if err := r.dial(s); err != nil {
+			return err
+		}
+	}
+	r.turned += int64(len(r.justEnded))
+	r.justEnded = r.justEnded[:0]
+	return nil
+}
+
+// resumeNext resets as many connections as there are places, one session after the other, and dials again.
+func (r *run) resumeNext() error {
+	r.turned += int64(len(r.justOpen))
+	r.justOpen = r.justOpen[:0]
+	for ; r.dialling < r.concurrency; r.next++ {
+		s := r.sessions[r.next%len(r.sessions)]
+		if s.state != stateOpen { // all others are on their way
+			return nil
+		}
+		s.reset()
+		if err := r.dial(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// small is a measurement that takes no time; the upstream is served at a free port.
+func small(t *testing.T, mode string) options {
+	t.Helper()
+	addr, err := freeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return options{
+		target: "ws://" + addr + "/?client_id=", upstream: addr, mode: mode, conns: 10, size: 128, inflight: 2, concurrency: 4,
+		warmup: time.Millisecond, duration: 50 * time.Millisecond, drain: time.Minute, pids: []int{os.Getpid()},
+	}
+}
+
+// Straight to the upstream, without a proxy: every mode ends, has measured something, and finds no fault.
+func TestEveryModeMeasures(t *testing.T) {
+	for name, change := range map[string]func(*options){
+		"echo":           func(o *options) {},
+		"echo, ids":      func(o *options) { o.json = true },
+		"echo, large":    func(o *options) { o.size = 1 << 20 },
+		"echo, a rate":   func(o *options) { o.rate = 2000 },
+		"down":           func(o *options) { o.mode = modeDown },
+		"idle":           func(o *options) { o.mode = modeIdle },
+		"new":            func(o *options) { o.mode = modeNew },
+		"resume":         func(o *options) { o.mode = modeResume },
+		"from 127.0.0.2": func(o *options) { o.sources = []netip.Addr{netip.MustParseAddr("127.0.0.2")} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := small(t, modeEcho)
+			change(&o)
+			res, err := measure(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if fault := res.check(); fault != "" {
+				t.Fatal(fault)
+			}
+			switch o.mode {
+			case modeEcho, modeDown:
+				if res.Messages == 0 || res.ProxyCPU == 0 || res.LoadCPU == 0 {
+					t.Errorf("nothing was measured: %+v", res)
+				}
+				if (o.rate > 0) != (res.P99 > 0) {
+					t.Errorf("at a rate of %v p99 is %d ns", o.rate, res.P99)
+				}
+			case modeIdle:
+				if res.MemoryBefore.RSS == 0 || res.MemoryAfter.Private == 0 {
+					t.Errorf("memory before %+v, after %+v", res.MemoryBefore, res.MemoryAfter)
+				}
+			default:
+				if res.Sessions == 0 || res.UpstreamSessions == 0 {
+					t.Errorf("no sessions: %+v", res)
+				}
+			}
+		})
+	}
+}
+
+// A relay that changes one byte, or swallows the last ones, has failed.
+func TestFaultyRelaysAreNoticed(t *testing.T) {
+	const beyondHandshake = 20_000
+	for name, tc := range map[string]struct {
+		harm func(b []byte, from int) []byte
+		want string
+	}{
+		"a changed byte": {func(b []byte, from int) []byte {
+			// 132 bytes are a frame of the upstream: header and payload. So this hits a payload.
+			for i := range b {
+				if from+i > beyondHandshake && bytes.HasPrefix(b[i:], []byte{0x82, 126, 0, 128}) && i+100 < len(b) {
+					b[i+100] ^= 0x20
+					break
+				}
+			}
+			return b
+		}, "corrupt"},
+		"a lost end": {func(b []byte, from int) []byte {
+			return b[:min(len(b), max(0, beyondHandshake-from))]
+		}, "lost"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := small(t, modeEcho)
+			o.target = "ws://" + harmfulRelay(t, o.upstream, tc.harm) + "/"
+			o.duration, o.drain = 300*time.Millisecond, 100*time.Millisecond
+			res, err := measure(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.want == "corrupt" && res.Corrupt == 0 || tc.want == "lost" && res.Lost == 0 || !strings.Contains(res.check(), "messages") {
+				t.Errorf("the relay passes: %q, %+v", res.check(), res)
+			}
+			if err := res.print(&bytes.Buffer{}); err == nil {
+				t.Error("tidebench load would end well")
+			}
+		})
+	}
+}
+
+// harmfulRelay relays bytes, and does harm to those that go to clients; harm is told how many bytes came before.
+func harmfulRelay(t *testing.T, upstream string, harm func(b []byte, from int) []byte) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	pipe := func(to, from net.Conn, change func([]byte, int) []byte) {
+		b, total := make([]byte, 64<<10), 0
+		for {
+			n, err := from.Read(b)
+			if err != nil {
+				_ = to.Close()
+				return
+			}
+			if _, err := to.Write(change(b[:n], total)); err != nil {
+				_ = from.Close()
+				return
+			}
+			total += n
+		}
+	}
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			up, err := net.Dial("tcp", upstream)
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			go pipe(up, client, func(b []byte, _ int) []byte { return b })
+			go pipe(client, up, harm)
+		}
+	}()
+	return l.Addr().String()
+}

@@ -1,0 +1,59 @@
+//go:build linux
+
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestVerdict(t *testing.T) {
+	for _, c := range []struct {
+		ratio, target float64
+		more          bool
+		want          string
+	}{
+		{0.8, 0, false, ""}, {0.85, 0.85, false, "≤ 0.85 met"}, {0.86, 0.85, false, "≤ 0.85 **missed**"},
+		{1.8, 1.8, true, "≥ 1.80 met"}, {1.7, 1.8, true, "≥ 1.80 **missed**"},
+	} {
+		if got := verdict(c.ratio, c.target, c.more); got != c.want {
+			t.Errorf("%v against %v: %q, want %q", c.ratio, c.target, got, c.want)
+		}
+	}
+}
+
+func TestNumber(t *testing.T) {
+	for want, got := range map[string]string{
+		"7": number(7.4, 0), "999": number(999, 0), "1,000": number(1000, 0), "1,234,567": number(1234567, 0), "-1,000.50": number(-1000.5, 2), "0.52": number(0.521, 2),
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// The report takes medians of rounds, compares with the right row of the others, and shows what failed.
+func TestReport(t *testing.T) {
+	tc := cases()[0]
+	c := &comparison{results: map[sample][]*result{}, kinds: []proxyKind{tideoverKind("Tideover", "true"), {name: "nginx 64k", program: "true"}, {name: "HAProxy", program: "true"}}, rounds: 3}
+	add := func(row, proxy string, ns ...int64) {
+		for _, n := range ns {
+			c.results[sample{row, proxy}] = append(c.results[sample{row, proxy}], &result{Messages: 1, ProxyCPU: n, Seconds: 1})
+		}
+	}
+	add(tc.name, "Tideover", 800, 9000, 700)
+	add("ids", "Tideover", 1000, 1000, 1000)
+	add(tc.name, "nginx 64k", 1000, 990, 1010)
+	c.failures = []string{"HAProxy, round 1: planted"}
+	var b strings.Builder
+	c.report(&b, []testCase{tc})
+	for _, want := range []string{
+		"| 800 (700–9,000) | 1,000 (990–1,010) | failed | 0.80 | ≤ 0.85 met | | |",
+		"| 1,000 (1,000–1,000) | 1,000 (990–1,010) | failed | 1.00 | ≤ 0.95 **missed** | | |",
+		"HAProxy, round 1: planted",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the report lacks %q:\n%s", want, b.String())
+		}
+	}
+}

@@ -1,0 +1,237 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"crypto/sha1"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tideover/tideover/proxy/frame"
+)
+
+// An upstream is a WebSocket server that sends every data message back, and on a call (appendCall) one message
+// to everybody. It sends each batch of answers with one write.
+type upstream struct {
+	l        *loop
+	fd       int
+	conns    []*upstreamConn
+	pattern  *pattern // of broadcasts
+	Accepted int      // handshakes so far
+	Messages int      // data messages received
+}
+
+// listen opens the listening socket; close ends it and all connections.
+func listenUpstream(l *loop, addr netip.AddrPort) (*upstream, error) {
+	fd, err := unix.Socket(family(addr.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("making a socket: %w", err)
+	}
+	u := &upstream{l: l, fd: fd}
+	if err := errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+		unix.Bind(fd, sockaddr(addr)), unix.Listen(fd, 4096), l.add(fd, u),
+	); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("listening on %v: %w", addr, err)
+	}
+	return u, nil
+}
+
+func (u *upstream) close() {
+	for len(u.conns) > 0 {
+		u.conns[0].end()
+	}
+	u.l.drop(u.fd)
+}
+
+// ready accepts whoever waits.
+func (u *upstream) ready(uint32) {
+	for {
+		fd, _, err := unix.Accept4(u.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		if err == unix.ECONNABORTED || err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return // EAGAIN; or out of descriptors, which the client sees as a connection that never opens
+		}
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		c := &upstreamConn{socket: socket{l: u.l, fd: fd}, up: u, at: len(u.conns)}
+		if u.l.add(fd, c) != nil {
+			_ = unix.Close(fd)
+			continue
+		}
+		u.conns = append(u.conns, c)
+	}
+}
+
+// broadcast sends message number to every connection that is open.
+func (u *upstream) broadcast(number uint64, size int) {
+	if u.pattern == nil || u.pattern.size != size {
+		p, err := newPattern(size, false)
+		if err != nil {
+			return
+		}
+		u.pattern = p
+	}
+	out := frame.AppendHeader(nil, true, frame.Binary, int64(size), nil)
+	out = u.pattern.append(out, kindBroadcast, broadcastID, number)
+	for _, c := range u.conns {
+		if c.open {
+			_ = c.write(out) // an error comes as an event as well, which ends the connection
+		}
+	}
+}
+
+// An upstreamConn is one client of the upstream.
+type upstreamConn struct {
+	socket
+	up   *upstream
+	at   int  // index in up.conns
+	open bool // the handshake is done
+}
+
+func (c *upstreamConn) end() {
+	last := len(c.up.conns) - 1
+	c.up.conns[c.at] = c.up.conns[last]
+	c.up.conns[c.at].at = c.at
+	c.up.conns = c.up.conns[:last]
+	c.l.drop(c.fd)
+}
+
+var errClosed = errors.New("closed")
+
+func (c *upstreamConn) ready(events uint32) {
+	if c.handle(events, c.take) != nil {
+		c.end()
+	}
+}
+
+// take answers all that b holds, in one write.
+func (c *upstreamConn) take(b []byte) (used int, err error) {
+	out := c.l.out[:0]
+	if !c.open {
+		var head []byte
+		if head, used = cutHead(b); head == nil {
+			return 0, tooLong(b)
+		}
+		if out, err = appendAccept(out, head); err != nil {
+			return 0, err
+		}
+		c.open = true
+		c.up.Accepted++
+	}
+	closing := false
+	for !closing {
+		h, ok, bad := frame.Parse(b[used:])
+		if bad != nil {
+			return 0, bad
+		}
+		if !ok || h.Total() > int64(len(b)-used) {
+			if h.Len > maxFrame {
+				return 0, frame.ErrTooBig
+			}
+			break
+		}
+		if !h.Masked {
+			return 0, frame.ErrNotMasked
+		}
+		payload := b[used+h.Size : used+int(h.Total())]
+		used += int(h.Total())
+		frame.Mask(payload, h.Mask, 0)
+		switch {
+		case h.Op == frame.Ping:
+			out = frame.Append(out, frame.Pong, payload, nil)
+		case h.Op == frame.Pong:
+		case h.Op == frame.Close:
+			out = frame.Append(out, frame.Close, payload, nil)
+			closing = true
+		default:
+			c.up.Messages++
+			if number, size, ok := parseCall(payload); ok && h.Op == frame.Binary {
+				if len(out) > 0 {
+					if err := c.write(out); err != nil {
+						return 0, err
+					}
+					out = out[:0]
+				}
+				c.up.broadcast(number, size)
+				continue
+			}
+			out = frame.AppendHeader(out, h.Fin, h.Op, h.Len, nil)
+			out = append(out, payload...)
+		}
+	}
+	c.l.out = out[:0]
+	if len(out) > 0 {
+		if err := c.write(out); err != nil {
+			return 0, err
+		}
+	}
+	if closing { // RFC 6455, section 7.1.1: the server closes the connection first
+		return 0, errClosed
+	}
+	return used, nil
+}
+
+// cutHead returns an HTTP head, nil if it is not whole, and its length.
+func cutHead(b []byte) ([]byte, int) {
+	end := bytes.Index(b, []byte("\r\n\r\n"))
+	if end < 0 {
+		return nil, 0
+	}
+	return b[:end+2], end + 4
+}
+
+func tooLong(b []byte) error {
+	if len(b) > 32<<10 {
+		return errors.New("an HTTP head of more than 32 KiB")
+	}
+	return nil
+}
+
+// appendAccept answers a handshake (RFC 6455, section 4.2.2).
+func appendAccept(dst, head []byte) ([]byte, error) {
+	key := headerValue(head, "sec-websocket-key")
+	if key == nil {
+		return dst, errors.New("a request without Sec-WebSocket-Key")
+	}
+	dst = append(dst, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
+	dst = appendAcceptKey(dst, key)
+	return append(dst, "\r\n\r\n"...), nil
+}
+
+func appendAcceptKey(dst, key []byte) []byte {
+	var space [128]byte
+	sum := sha1.Sum(append(append(space[:0], key...), "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"...))
+	return base64.StdEncoding.AppendEncode(dst, sum[:])
+}
+
+// headerValue finds a header by its lower-case name.
+func headerValue(head []byte, name string) []byte {
+	for line := range bytes.SplitSeq(head, []byte("\r\n")) {
+		if len(line) > len(name) && line[len(name)] == ':' && bytes.EqualFold(line[:len(name)], []byte(name)) {
+			return bytes.TrimSpace(line[len(name)+1:])
+		}
+	}
+	return nil
+}
+
+func family(a netip.Addr) int {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
