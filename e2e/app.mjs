@@ -3,21 +3,25 @@
 // connection. What it receives it takes as it comes.
 //
 // open() makes a WebSocket, or something with its interface. retry: a closed connection is opened again
-// after so many milliseconds; 0 leaves that to the socket. emit({ev: …}) tells what happens.
+// after so many milliseconds; 0 leaves that to the socket. emit({ev: …}) tells what happens, and on which
+// connection, counted from 1.
 export function chat({open, retry, emit}) {
   const kept = new Map(); // id → text, in the order of sending
   let socket;
+  let opens = 0;
   let over = false;
 
   const connect = () => {
     const mine = socket = open();
+    let conn;
     mine.onopen = () => {
-      emit({ev: 'open'});
+      conn = ++opens;
+      emit({ev: 'open', conn});
       for (const text of kept.values()) mine.send(text);
     };
     mine.onmessage = ({data}) => {
       for (const line of data.split('\n')) { // some backends put several messages into one
-        emit({ev: 'message', data: line});
+        emit({ev: 'message', conn, data: line});
         try {
           kept.delete(JSON.parse(line).id);
         } catch {
@@ -28,8 +32,8 @@ export function chat({open, retry, emit}) {
     mine.onerror = () => {};
     mine.onclose = ({code, reason}) => {
       if (mine !== socket) return;
-      emit({ev: 'close', code, data: reason});
-      if (retry && !over) setTimeout(connect, retry);
+      emit({ev: 'close', conn, code, data: reason});
+      if (retry && !over) setTimeout(() => mine === socket && connect(), retry);
     };
   };
   const send = (id, text) => {

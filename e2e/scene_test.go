@@ -129,13 +129,15 @@ func (s *scene) heard() (parts [][]string) {
 	return parts
 }
 
+// byConnection sorts messages by the connection that brought them: two may overlap, and then the older one's
+// last messages come after the newer one's first.
 func byConnection(events []event) (parts [][]string) {
 	for _, e := range events {
 		switch e.Ev {
 		case "open":
 			parts = append(parts, nil)
 		case "message":
-			parts[len(parts)-1] = append(parts[len(parts)-1], e.Data)
+			parts[e.Conn-1] = append(parts[e.Conn-1], e.Data)
 		}
 	}
 	return parts

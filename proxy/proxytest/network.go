@@ -389,11 +389,15 @@ func (w *Wire) write(f *flow, b []byte) bool {
 		case <-w.ended:
 			return false
 		}
+		f.wait() // for what came during the delay
 	}
 	if fin {
 		return true
 	}
 	count, err := f.conn.Write(b)
+	if err != nil {
+		f.wait() // after a reset of one side the other one hears nothing
+	}
 	f.mu.Lock()
 	f.moved += int64(count)
 	f.left -= int64(count)

@@ -118,6 +118,20 @@ func TestResetOfOneSideLeavesTheOtherHalfOpen(t *testing.T) {
 	send(t, server, "into the void")
 }
 
+// Bytes that are late when the reset comes neither arrive nor tell.
+func TestResetOfOneSideCatchesWhatIsUnderWay(t *testing.T) {
+	client, server, w := through(t)
+	w.Delay(BothSides, 50*time.Millisecond)
+	send(t, client, "up")
+	send(t, server, "down")
+	w.Reset(ServerSide)
+	wantEnd(t, server, syscall.ECONNRESET)
+	wantNothing(t, client)
+	if w.Ended() {
+		t.Error("the client's side has ended too")
+	}
+}
+
 func TestFinEndsOneDirectionOnly(t *testing.T) {
 	client, server, w := through(t)
 	w.Fin(ServerSide)
