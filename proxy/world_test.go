@@ -92,8 +92,8 @@ func newWorld(t *testing.T, upstream net.Listener, change func(*config.Config)) 
 	t.Helper()
 	cfg := config.Default()
 	cfg.HTTP.Passthrough = false
-	// Random beats would disturb stories that are not about them.
-	cfg.Heartbeat.Interval, cfg.Upstream.Heartbeat.Interval = 1000*time.Hour, 1000*time.Hour
+	// Off: the first beat comes at a random moment, into any story that is not about it.
+	cfg.Heartbeat.Interval, cfg.Upstream.Heartbeat.Interval = 0, 0
 	if change != nil {
 		change(cfg)
 	}
