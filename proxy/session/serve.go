@@ -132,6 +132,15 @@ func (s *Session) sendControls(fx *Effects) {
 	}
 }
 
+// lastAck goes before a Close, unless there is a backlog: the client, which hears nothing after it, must not take for
+// lost, or send into another session, what was accepted.
+func (s *Session) lastAck(fx *Effects) {
+	if s.mode == Counted && !s.client.blocked {
+		s.client.ackDue = true
+		s.sendControls(fx)
+	}
+}
+
 // ackInterval is how long a client waits for an acknowledgement at most.
 const ackInterval = 250 * time.Millisecond
 
@@ -223,6 +232,7 @@ func (s *Session) finishClient(now Time, fx *Effects) {
 	c := &s.client
 	switch {
 	case s.up.closeMsg != nil && s.win.atFrame():
+		s.lastAck(fx)
 		fx.send(c.id, s.up.closeMsg)
 		c.closing = true
 		c.closeAt = now.add(s.cfg.CloseTimeout)

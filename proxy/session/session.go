@@ -261,6 +261,7 @@ func (s *Session) forgetLeg(fx *Effects) {
 func (s *Session) dismiss(code uint16, reason string, fx *Effects) {
 	c := &s.client
 	if !c.closing && s.win.atFrame() {
+		s.lastAck(fx)
 		fx.sendNew(c.id, func(dst []byte) []byte { return frame.AppendClose(dst, code, reason, nil) })
 	}
 	fx.do(Close, c.id)
