@@ -22,9 +22,10 @@ export interface TideoverOptions {
   /** How many pings in a row may go unanswered, each for `heartbeat`. Default 2. */
   maxMissed?: number;
   /**
-   * What to do when the proxy no longer has the session, or is over a limit.
+   * What to do when the proxy no longer has the session (4404), or is over a limit (1013).
    * `close` (default): the socket closes, with the proxy's code.
-   * `continue`: a `sessionlost` event, then a new session, to which everything not acknowledged is sent.
+   * `continue`: a `sessionlost` event, then a new session, to which everything not acknowledged is sent. Over a
+   * limit the old session is asked for first, after a wait.
    */
   onSessionLost?: 'close' | 'continue';
   /**
@@ -106,8 +107,8 @@ export class TideoverSocket extends EventTarget implements WebSocket {
   send(data: string | ArrayBufferLike | Blob | ArrayBufferView): void;
 
   /**
-   * Ends the session, after all that was sent before. While away one more try to connect is made for that; if it
-   * fails, the socket closes with 1006.
+   * Ends the session, after all that was sent before. While away, or if the connection drops meanwhile, one more try
+   * to connect is made for that; if it fails, the socket closes with 1006.
    * @param code 1000 or 3000 to 4999
    * @param reason at most 123 bytes in UTF-8
    * @throws InvalidAccessError for another code; SyntaxError for a longer reason

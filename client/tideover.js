@@ -21,8 +21,10 @@ const MARK = '\x1e'; // starts a control message; doubled where the application'
 const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/; // RFC 9110 5.6.2, what a subprotocol may be made of
 const ACK_MS = 200; // the protocol allows 250, and timers are late
 const ACK_BYTES = 65536;
+const ACK_EACH = 1024; // a message counts as this much more, so that a window of small ones does not fill up unacknowledged
 const WELCOME_MS = 5000; // it is sent right behind the handshake's answer
 const PROBE_MS = 5000;
+const WAKE_MS = 1000;
 
 const ABNORMAL = 1006; // RFC 6455 7.1.5: no Close came, the connection just went
 const RESTART = 1012;
@@ -67,7 +69,7 @@ class TideoverSocket extends EventTarget {
   #options;
   #url;
   #offer; // the application's subprotocols
-  #handlers = {};
+  #handlers = {}; // type → the listener behind its attribute
 
   // What the application sees.
   #readyState = CONNECTING;
@@ -85,10 +87,11 @@ class TideoverSocket extends EventTarget {
   #queue = []; // the ones after that: {data, size}, data undefined while a Blob is still being read
   #queued = 0; // bytes in #queue
   #sent = 0; // how many of #queue the last welcomed leg was given
-  #closing; // arguments of close()
+  #closing; // arguments of close(), and whether a drop may no longer be followed by one more try
 
   // The leg.
   #leg;
+  #began; // when it began to connect, ms
   #plain; // take the server for something else than Tideover
   #since = 0; // when the leg was welcomed, ms; 0: none ever was
   #tries = 0;
@@ -116,7 +119,7 @@ class TideoverSocket extends EventTarget {
       this.#url = new URL(new URL(url, document?.baseURI ?? location?.href).href.replace(/^http/, 'ws'));
     } catch {}
     if (!/^wss?:[^#]*$/.test(this.#url)) throw exception('SyntaxError', `TideoverSocket: bad URL ${url}`);
-    this.#offer = (Object(protocols) === protocols ? [...protocols] : [protocols]).map(String);
+    this.#offer = (Object(protocols)[Symbol.iterator] && typeof protocols == 'object' ? [...protocols] : [protocols]).map(String);
     const seen = new Set([V1]);
     for (const name of this.#offer) {
       if (!TOKEN.test(name) || seen.has(name)) {
@@ -171,9 +174,11 @@ class TideoverSocket extends EventTarget {
   send(data) {
     if (!arguments.length) throw new TypeError('send: a message is required');
     if (this.#readyState == CONNECTING) throw exception('InvalidStateError', 'send: the socket is not open yet');
-    const blob = data instanceof Blob && data;
+    // By name: those of a frame are no instances of ours.
+    const kind = Object.prototype.toString.call(data).slice(8, -1);
+    const blob = (kind == 'Blob' || kind == 'File') && data;
     // Bytes are copied: the caller may change them before they are sent, or sent again.
-    if (ArrayBuffer.isView(data) || data?.byteLength >= 0) {
+    if (ArrayBuffer.isView(data) || kind.endsWith('ArrayBuffer')) {
       data = new Uint8Array(data.buffer ?? data, data.byteOffset ?? 0, data.byteLength).slice();
     } else if (!blob) data = `${data}`;
     const size = blob ? blob.size : (data.byteLength ?? encoder.encode(data).length);
@@ -220,7 +225,7 @@ class TideoverSocket extends EventTarget {
       throw exception('SyntaxError', 'close: the reason is longer than 123 bytes');
     }
     if (this.#readyState > OPEN) return;
-    this.#closing = [code, reason];
+    this.#closing = [code, reason, this.#state != 'connected'];
     this.#readyState = CLOSING;
     if (this.#state == 'connected') this.#flush();
     else if (this.#state == 'away') this.#leg || this.#connect(); // one more try to take what is pending along
@@ -230,6 +235,7 @@ class TideoverSocket extends EventTarget {
 
   #connect() {
     const options = this.#options;
+    this.#began = Date.now();
     if (!this.#token) this.#acked = this.#received = this.#sent = 0;
     const resume = this.#token && [`tideover.resume.${this.#token}.${this.#received}`];
     const offer = this.#plain ? this.#offer : [V1, ...resume, ...this.#offer];
@@ -318,7 +324,7 @@ class TideoverSocket extends EventTarget {
       // Data before the welcome: a server that agrees to any subprotocol.
       if (this.#state != 'connected') return this.#drop();
       this.#received++;
-      this.#ackBytes += data.byteLength ?? data.length * 3; // at most, as UTF-8
+      this.#ackBytes += ACK_EACH + (data.byteLength ?? data.length * 3); // at most, as UTF-8
     }
     if (this.#readyState == OPEN) {
       if (this.#binaryType == 'blob' && data.byteLength >= 0) data = new Blob([data]);
@@ -396,16 +402,19 @@ class TideoverSocket extends EventTarget {
   #wake() {
     const { heartbeat, maxMissed } = this.#options;
     if (this.#state == 'connected') this.#plain || !heartbeat || this.#missed > maxMissed || this.#probe();
-    else if (!this.#leg) {
+    // A handshake that began on a network that is gone may hang; a fresh one is let be.
+    else if (!this.#leg || Date.now() - this.#began > WAKE_MS) {
+      const leg = this.#leg;
       this.#tries = 0;
       this.#connect();
+      leg?.close(ABANDONED);
     }
   }
 
   // The page goes for good. Without a Close its session would haunt the room for the grace.
   #leave() {
     this.#readyState = CLOSING;
-    this.#closing = [1000];
+    this.#closing = [1000, '', true];
     this.#life.abort();
     clearTimeout(this.#timer);
     this.#leg?.close(1000);
@@ -426,40 +435,49 @@ class TideoverSocket extends EventTarget {
     const { initialDelay, maxDelay, maxRetries, onSessionLost, plain, strict } = this.#options;
     const up = this.#state == 'connected';
     const foreign = gaveUp || this.#leg.protocol != V1;
-    const lost = code == SESSION_GONE || code == OVER_LIMIT;
+    const dropped = code == ABNORMAL || code == RESTART;
+    const gone = code == SESSION_GONE;
+    const full = code == OVER_LIMIT;
     this.#leg = undefined;
     clearTimeout(this.#timer);
     clearTimeout(this.#ackTimer);
     this.#ackTimer = undefined;
+    // A proxy that still knows says how far it got, so that only what it never accepted counts as pending.
+    if (gone) this.#trim(+/^received=(\d+)$/.exec(reason)?.[1]);
     if (this.#closing) {
+      const [asked, , last] = this.#closing;
+      if (dropped && up && this.#token && !last) {
+        // The last words may have been under way: one more try to take them along, and to end the session.
+        this.#closing[2] = true;
+        this.#connect();
+        return this.#become('away');
+      }
+      if (!this.#since || gone) return this.#end(ABNORMAL);
       // RFC 6455 7.1.5: 1005 is how a Close without code reads.
-      if (!this.#since) code = ABNORMAL;
-      else if (code == 1000 && this.#closing[0] === undefined) code = 1005;
+      if (code == 1000 && asked === undefined) code = 1005;
       return this.#end(code, reason, wasClean);
     }
-    if (lost) {
-      if (onSessionLost != 'continue') return this.#end(code, reason, wasClean);
-      // A proxy that still knows says how far it got, so that only what it never accepted goes into the new session.
-      this.#trim(+/^received=(\d+)$/.exec(reason)?.[1]);
+    if (gone || full ? onSessionLost != 'continue' : !dropped && !(this.#plain && code == 1001)) {
+      return this.#end(code, reason, wasClean);
+    }
+    if (up && !full) this.#tries = 0;
+    if (gone) {
       if (this.#token) this.#tries = 0;
       this.#token = '';
-    } else if (code != ABNORMAL && code != RESTART && !(this.#plain && code == 1001)) {
-      return this.#end(code, reason, wasClean);
     }
-    if (up) this.#tries = 0;
     if (!this.#token && foreign && !plain && (this.#plain = !this.#plain)) this.#connect();
     else if (!this.#token && strict) return this.#end(code, reason, wasClean);
     else if (this.#tries >= maxRetries) return this.#end(ABNORMAL);
     else {
       // The first retry is at once, unless many clients were sent away together or it would be a tight loop.
-      const spread = code == RESTART || code == OVER_LIMIT || (up && Date.now() - this.#since < initialDelay);
+      const spread = code == RESTART || full || (up && Date.now() - this.#since < initialDelay);
       const n = this.#tries++;
       const most = n || spread ? Math.min(maxDelay, initialDelay * 2 ** (n - 1)) : 0;
       this.#later(() => this.#connect(), Math.random() * most);
     }
     // Last, as listeners may call close().
     if (this.#since) this.#become('away');
-    if (lost) this.dispatchEvent(new Event('sessionlost'));
+    if (gone) this.dispatchEvent(new Event('sessionlost'));
   }
 
   #end(code, reason = '', wasClean = false) {
@@ -488,12 +506,19 @@ class TideoverSocket extends EventTarget {
         enumerable: true,
         configurable: true,
         get() {
-          return this.#handlers[type] ?? null;
+          return this.#handlers[type]?.handler ?? null;
         },
+        // HTML 8.1.8.1: a handler keeps its place among the listeners until it is null, and only functions are called.
         set(handler) {
-          // HTML 8.1.8.1: a handler keeps the place in the order that its first assignment gave it.
-          if (!(type in this.#handlers)) this.addEventListener(type, (event) => this.#handlers[type]?.call(this, event));
-          this.#handlers[type] = typeof handler == 'function' ? handler : null;
+          const known = this.#handlers[type];
+          if (Object(handler) !== handler) {
+            this.removeEventListener(type, known);
+            delete this.#handlers[type];
+          } else if (known) known.handler = handler;
+          else {
+            const listener = { handler, handleEvent: (event) => listener.handler.call?.(this, event) };
+            this.addEventListener(type, (this.#handlers[type] = listener));
+          }
         },
       });
     }

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, mock, test } from 'node:test';
+import vm from 'node:vm';
 import Default, { TideoverSocket } from '../tideover.js';
 import { fakeWebSocket, open, settle } from './fake.js';
 
@@ -74,7 +75,7 @@ test('a bad URL is a SyntaxError, a missing one a TypeError', () => {
 
 test('a bad or repeated subprotocol is a SyntaxError', () => {
   for (const protocols of [
-    '', ' ', 'a b', 'a,b', 'a/b', 'ä', '\x7f', ['a', 'a'], ['a', ''], [null, 'null'], 'tideover.v1',
+    '', ' ', 'a b', 'a,b', 'a/b', 'ä', '\x7f', ['a', 'a'], ['a', ''], [null, 'null'], 'tideover.v1', {},
   ]) {
     throwsDOM('SyntaxError', () => make('ws://a', protocols));
   }
@@ -132,7 +133,7 @@ test('the first open, with the protocol that the application gets', () => {
   assert.deepEqual(seen, ['open']);
 });
 
-test('event handlers keep the place of their first assignment, and only functions are called', () => {
+test('event handlers keep their place until they are null, and only functions are called', () => {
   const { socket, WebSocket } = open();
   const order = [];
   assert.equal(socket.onopen, null);
@@ -140,13 +141,24 @@ test('event handlers keep the place of their first assignment, and only function
   socket.onopen = first;
   assert.equal(socket.onopen, first);
   socket.addEventListener('open', { handleEvent: () => order.push('listener') });
-  socket.onopen = null;
-  assert.equal(socket.onopen, null);
-  socket.onopen = 5;
-  assert.equal(socket.onopen, null);
-  socket.onopen = () => order.push('second');
+  socket.onopen = () => order.push('in its place');
+  socket.onmessage = () => order.push('was null for a while');
+  socket.addEventListener('message', () => order.push('listener'));
+  socket.onmessage = null;
+  assert.equal(socket.onmessage, null);
+  socket.onmessage = () => order.push('at the end');
   WebSocket.last.welcome();
-  assert.deepEqual(order, ['second', 'listener']);
+  WebSocket.last.receive('x');
+  assert.deepEqual(order, ['in its place', 'listener', 'listener', 'at the end']);
+  // HTML, LegacyTreatNonObjectAsNull: an object is kept but not called, anything else is null.
+  const object = { handleEvent: () => order.push('never') };
+  socket.onmessage = object;
+  assert.equal(socket.onmessage, object);
+  WebSocket.last.receive('x');
+  assert.equal(order.length, 5, 'the listener alone');
+  socket.onmessage = 5;
+  assert.equal(socket.onmessage, null);
+  socket.onmessage = undefined;
 });
 
 test('a message event has data and origin, and binaryType decides what bytes are', async () => {
@@ -190,6 +202,20 @@ test('every kind of message is sent as WebSocket sends it, in order, and copied 
   assert.deepEqual(sent, ['a', [...Buffer.from('blob')], [2, 3], [1, 2, 3, 4], [4], '17', 'null', '']);
   assert.equal(socket.bufferedAmount, 0);
   assert.equal(socket.pending, 8);
+});
+
+test('a Blob and bytes of another realm are what they are, and what only looks like bytes is text', async () => {
+  const { socket, WebSocket } = open();
+  WebSocket.last.welcome();
+  const foreign = vm.runInNewContext('[new ArrayBuffer(3), new Uint8Array(2)]');
+  const blob = Object.create(null, {
+    size: { value: 4 }, arrayBuffer: { value: async () => new ArrayBuffer(4) }, [Symbol.toStringTag]: { value: 'Blob' },
+  });
+  const file = Object.create(blob, { [Symbol.toStringTag]: { value: 'File' } });
+  for (const data of [...foreign, blob, file, { byteLength: 3 }, [1, 2]]) socket.send(data);
+  await settle();
+  const sent = WebSocket.last.data.map((data) => (typeof data === 'string' ? data : data.byteLength));
+  assert.deepEqual(sent, [3, 2, 4, 4, '[object Object]', '1,2']);
 });
 
 test('close waits for a Blob that was sent before', async () => {
@@ -259,6 +285,15 @@ test('close before open fails the connection', () => {
   WebSocket.last.lose();
   assert.deepEqual(seen, ['error', ['close', 1006, '', false]]);
   assert.equal(WebSocket.legs.length, 1);
+});
+
+test('close between the handshake and the welcome is a failed connection too', () => {
+  const { socket, WebSocket, seen } = open();
+  WebSocket.last.open('tideover.v1');
+  socket.close();
+  assert.deepEqual(WebSocket.last.closedWith, [1000, undefined], 'which ends the session');
+  WebSocket.last.lose(1000, '', true);
+  assert.deepEqual(seen, ['error', ['close', 1006, '', false]]);
 });
 
 test('a server that closes is not called again', () => {

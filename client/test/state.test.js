@@ -122,6 +122,14 @@ test('64 KiB are acknowledged without waiting, whatever they are made of', () =>
   }
 });
 
+test('small messages are acknowledged before they fill a window, whatever timers do', () => {
+  const { WebSocket } = open();
+  WebSocket.last.welcome();
+  for (let i = 0; i < 1000; i++) WebSocket.last.receive('');
+  const acked = WebSocket.last.controls.map(({ received }) => received);
+  assert.ok(acked.at(-1) > 900 && acked.length < 30, `${acked}`);
+});
+
 test('acks do not need timers, which background tabs hold back', () => {
   const { WebSocket } = open();
   WebSocket.last.welcome();
@@ -308,33 +316,73 @@ for (const [code, reason] of [[4404, 'session gone'], [1013, 'window overflow']]
     assert.equal(WebSocket.legs.length, 2);
     assert.equal(socket.pending, 1, 'still true');
   });
-
-  test(`session lost with ${code}: 'continue' starts anew with what was never acknowledged`, () => {
-    const { socket, WebSocket, seen } = open({ onSessionLost: 'continue' });
-    WebSocket.last.welcome();
-    for (const text of ['1', '2', '3']) socket.send(text);
-    WebSocket.last.receive('x');
-    WebSocket.last.control({ type: 'ack', received: 1 });
-    stable();
-    WebSocket.last.lose();
-    socket.send('4');
-    tick();
-    WebSocket.last.open('tideover.v1');
-    WebSocket.last.lose(code, reason);
-    assert.equal(socket.state, 'away');
-    tick(code === 4404 ? 0 : 1000);
-    assert.deepEqual(WebSocket.last.protocols, ['tideover.v1']);
-    WebSocket.last.welcome({ session: 'other', token: 'N1' });
-    assert.deepEqual(WebSocket.last.data, ['2', '3', '4']);
-    assert.deepEqual(seen, ['open', 'x', 'sessionlost']);
-    WebSocket.last.control({ type: 'ack', received: 2 });
-    assert.equal(socket.pending, 1, 'the new session counts from 1');
-    stable();
-    WebSocket.last.lose();
-    tick();
-    assert.equal(WebSocket.last.protocols[1], 'tideover.resume.N1.0');
-  });
 }
+
+test("session lost: 'continue' starts anew with what was never acknowledged", () => {
+  const { socket, WebSocket, seen } = open({ onSessionLost: 'continue' });
+  WebSocket.last.welcome();
+  for (const text of ['1', '2', '3']) socket.send(text);
+  WebSocket.last.receive('x');
+  WebSocket.last.control({ type: 'ack', received: 1 });
+  stable();
+  WebSocket.last.lose();
+  socket.send('4');
+  tick();
+  WebSocket.last.open('tideover.v1');
+  WebSocket.last.lose(4404, 'session gone');
+  assert.equal(socket.state, 'away');
+  tick();
+  assert.deepEqual(WebSocket.last.protocols, ['tideover.v1']);
+  WebSocket.last.welcome({ session: 'other', token: 'N1' });
+  assert.deepEqual(WebSocket.last.data, ['2', '3', '4']);
+  assert.deepEqual(seen, ['open', 'x', 'sessionlost']);
+  WebSocket.last.control({ type: 'ack', received: 2 });
+  assert.equal(socket.pending, 1, 'the new session counts from 1');
+  stable();
+  WebSocket.last.lose();
+  tick();
+  assert.equal(WebSocket.last.protocols[1], 'tideover.resume.N1.0');
+});
+
+test("over a limit: 'continue' asks for the old session first, which knows what it accepted", () => {
+  mock.method(Math, 'random', () => 1);
+  const { socket, WebSocket, seen } = open({ onSessionLost: 'continue' });
+  WebSocket.last.welcome();
+  for (const text of ['1', '2', '3']) socket.send(text);
+  stable();
+  WebSocket.last.lose(1013, 'window overflow');
+  assert.deepEqual([socket.state, ...seen], ['away', 'open']);
+  tick(499);
+  assert.equal(WebSocket.legs.length, 1, 'not at once');
+  tick(1);
+  assert.equal(WebSocket.last.protocols[1], 'tideover.resume.T1.0');
+  WebSocket.last.open('tideover.v1');
+  WebSocket.last.lose(4404, 'received=2');
+  assert.deepEqual(seen, ['open', 'sessionlost']);
+  tick();
+  WebSocket.last.welcome({ token: 'N1' });
+  assert.deepEqual(WebSocket.last.data, ['3']);
+  mock.restoreAll();
+});
+
+test("over a limit again and again: 'continue' waits longer each time, and gives up", () => {
+  mock.method(Math, 'random', () => 1);
+  const { WebSocket, seen } = open({ onSessionLost: 'continue', maxRetries: 3 });
+  WebSocket.last.welcome();
+  stable();
+  for (const wait of [500, 1000, 2000]) {
+    WebSocket.last.lose(1013);
+    const { length } = WebSocket.legs;
+    tick(wait - 1);
+    assert.equal(WebSocket.legs.length, length, `${wait} ms`);
+    tick(1);
+    assert.equal(WebSocket.legs.length, length + 1, `${wait} ms`);
+    WebSocket.last.welcome({ token: `T${wait}`, resumed: true });
+  }
+  WebSocket.last.lose(1013);
+  assert.deepEqual(seen, ['open', 'error', ['close', 1006, '', false]]);
+  mock.restoreAll();
+});
 
 test("'continue' leaves out what the proxy says it accepted before it forgot the session", () => {
   const { socket, WebSocket } = open({ onSessionLost: 'continue' });
@@ -394,12 +442,52 @@ test('close while away gives up when that try fails', () => {
   assert.deepEqual(seen, ['open', 'error', ['close', 1006, '', false]]);
 });
 
+test('a drop while the last words of a close are under way: one more try', () => {
+  for (const drop of [1006, 1012]) {
+    const { socket, WebSocket, seen } = open();
+    WebSocket.last.welcome();
+    socket.send('1');
+    socket.send('2');
+    socket.close(3001, 'bye');
+    assert.deepEqual(WebSocket.last.closedWith, [3001, 'bye']);
+    WebSocket.last.lose(drop);
+    assert.equal(WebSocket.last.protocols[1], 'tideover.resume.T1.0');
+    assert.deepEqual([socket.readyState, socket.state, ...seen], [2, 'away', 'open']);
+    WebSocket.last.welcome({ token: 'T2', resumed: true, received: 1 });
+    WebSocket.last.receive('too late');
+    assert.deepEqual(WebSocket.last.data, ['2']);
+    assert.deepEqual(WebSocket.last.closedWith, [3001, 'bye']);
+    WebSocket.last.control({ type: 'ack', received: 2 });
+    WebSocket.last.lose(3001, 'bye', true);
+    assert.equal(socket.pending, 0);
+    assert.deepEqual(seen, ['open', ['close', 3001, 'bye', true]]);
+  }
+});
+
+test('only one more try, and a session that is gone by then has taken what it says', () => {
+  for (const [code, pending] of [[1006, 2], [4404, 1]]) {
+    const { socket, WebSocket, seen } = open();
+    WebSocket.last.welcome();
+    socket.send('1');
+    socket.send('2');
+    socket.close();
+    WebSocket.last.lose();
+    WebSocket.last.open('tideover.v1');
+    if (code === 1006) WebSocket.last.control({ type: 'welcome', token: 'T2', resumed: true, received: 0 });
+    WebSocket.last.lose(code, code === 4404 ? 'received=1' : '');
+    tick(1e6);
+    assert.equal(WebSocket.legs.length, 2);
+    assert.equal(socket.pending, pending);
+    assert.deepEqual(seen, ['open', 'error', ['close', 1006, '', false]]);
+  }
+});
+
 test('close from within the events of a drop', () => {
   for (const type of ['statechange', 'sessionlost']) {
     const { socket, WebSocket, seen } = open({ onSessionLost: 'continue' });
     WebSocket.last.welcome();
     socket.addEventListener(type, () => socket.state === 'away' && socket.close());
-    WebSocket.last.lose(1013);
+    WebSocket.last.lose(4404);
     tick(1e6);
     assert.equal(WebSocket.legs.length, 2, 'one more try, not two');
     assert.deepEqual(seen.at(-1), ['close', 1006, '', false]);

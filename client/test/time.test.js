@@ -208,6 +208,24 @@ test('retries at once when the network is back, the page is seen, or comes back 
   }
 });
 
+test('a handshake that hangs since the network went is given up when it is back, a fresh one is not', (t) => {
+  const { fire } = page(t);
+  const { WebSocket, seen } = session();
+  WebSocket.last.lose();
+  tick();
+  const hanging = WebSocket.last;
+  fire('online');
+  assert.equal(WebSocket.last, hanging, 'it has only begun');
+  tick(2000);
+  fire('online');
+  assert.equal(WebSocket.legs.length, 3);
+  assert.deepEqual(hanging.closedWith, [4408, undefined]);
+  hanging.lose();
+  WebSocket.last.welcome({ token: 'T2', resumed: true });
+  assert.deepEqual(seen, ['open']);
+  fire('pagehide', { persisted: false });
+});
+
 test('a page that comes back checks its link, and finds a dead one within five seconds', (t) => {
   const { fire, show } = page(t);
   for (const back of [() => fire('online'), () => show(false)]) {
