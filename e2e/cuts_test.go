@@ -7,15 +7,20 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os/exec"
+	"slices"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/tideover/tideover/proxy/proxytest"
 )
 
-// The full form: go test ./e2e -run TestExactlyOnce -cuts 200 -messages 10000 -timeout 30m
+// The full form, each way of cutting in a page of its own, 200 times:
+//
+//	go test ./e2e -run TestExactlyOnce -way each -cuts 200 -messages 10000 -parallel 16 -timeout 2h -v
 var (
-	seedFlag     = flag.Uint64("seed", 0, "how TestExactlyOnce cuts; 0: at random")
+	wayFlag      = flag.String("way", "mixed", `how TestExactlyOnce cuts: "mixed", in every way in turn; "each", in every way by itself; or the name of one way`)
+	seedFlag     = flag.Uint64("seed", 0, "what TestExactlyOnce draws its moments from; 0: at random")
 	cutsFlag     = flag.Int("cuts", 24, "how often TestExactlyOnce cuts")
 	messagesFlag = flag.Int("messages", 1600, "how many messages TestExactlyOnce sends each way")
 )
@@ -25,6 +30,7 @@ var (
 type talk struct {
 	t       *testing.T
 	network *proxytest.Network
+	server  *process // before which the network is: the proxy, or the backend
 	backend *process
 	tab     *process
 	loaded  int             // connections that brought the page and its first WebSocket
@@ -47,11 +53,12 @@ func newTalk(t *testing.T, browser string, throughProxy bool, extra settings) *t
 		tab = []string{"browser/tab.mjs", needChromium(t)}
 	}
 	backend, ready := node(t, "browser/backend.mjs")
-	server := ready.Addr
+	server, addr := backend, ready.Addr
 	if throughProxy {
-		server = startProxy(t, ready.Addr, extra).addr
+		p := startProxy(t, ready.Addr, extra)
+		server, addr = p.process, p.addr
 	}
-	k := &talk{t: t, network: proxytest.NewNetwork(t, server), backend: backend}
+	k := &talk{t: t, network: proxytest.NewNetwork(t, addr), server: server, backend: backend}
 	// The page itself comes undisturbed; its WebSocket goes through the network, being of the page's origin.
 	k.tab, _ = node(t, append(tab, "http://"+k.network.Addr()+"/page.html")...)
 	eventually(t, func() error {
@@ -120,6 +127,7 @@ func pause(random *rand.Rand, most int) {
 	time.Sleep(time.Duration(random.IntN(most)+1) * time.Millisecond)
 }
 
+// blocked is rare among other ways, as it takes long.
 var blocked = cut{"page script blocked for 5 s", func(k *talk, w *proxytest.Wire, random *rand.Rand) {
 	evaluate(k.t, k.tab, "void setTimeout(() => { for (const end = Date.now() + 5000; Date.now() < end;); })")
 	pause(random, 4000)
@@ -171,6 +179,20 @@ var cuts = []cut{
 		}
 		w.Reset(proxytest.BothSides)
 	}},
+	{"process stopped", func(k *talk, w *proxytest.Wire, random *rand.Rand) {
+		k.stopServer(true)
+		pause(random, 1500)
+		early := random.IntN(2) == 0
+		if early {
+			w.Reset(someSide(random))
+			pause(random, 100)
+		}
+		k.stopServer(false)
+		if !early {
+			pause(random, 300) // the client may have been given up meanwhile
+		}
+		w.Reset(proxytest.BothSides)
+	}},
 	{"offline", func(k *talk, w *proxytest.Wire, random *rand.Rand) {
 		k.set("offline", true)
 		k.network.SetDown(true)
@@ -206,6 +228,18 @@ var cuts = []cut{
 	}},
 }
 
+// stopServer stops the proxy's process where it is, as a debugger, a hypervisor or a starved machine does.
+func (k *talk) stopServer(stop bool) {
+	k.t.Helper()
+	signal := syscall.SIGCONT
+	if stop {
+		signal = syscall.SIGSTOP
+	}
+	if err := k.server.cmd.Process.Signal(signal); err != nil {
+		k.t.Fatalf("send %v to %s: %v", signal, k.server.cmd, err)
+	}
+}
+
 // foundDead lets the browser believe that its network came back, on which the client asks whether its silent
 // connection still lives. It gives it 5 s for that. A page without the client never finds out: its connection is
 // reset then.
@@ -220,15 +254,20 @@ func (k *talk) foundDead(w *proxytest.Wire) {
 	w.Reset(proxytest.BothSides)
 }
 
-// cutAll cuts so often while both parties speak up to that many messages.
-func (k *talk) cutAll(seed uint64, count, total int) (done map[string]int) {
+// cutAll cuts so often in this way, "mixed" for all of them, while both parties speak up to that many messages.
+func (k *talk) cutAll(way string, seed uint64, count, total int) (done map[string]int) {
 	k.t.Helper()
+	all := slices.Concat(cuts, []cut{blocked})
+	only := slices.IndexFunc(all, func(c cut) bool { return c.name == way })
 	done = map[string]int{}
 	for i := range count {
 		random := rand.New(rand.NewPCG(seed, uint64(i)))
 		k.goal(total * (i + 1) / count)
 		c := cuts[i%len(cuts)]
-		if i%20 == 13 {
+		switch {
+		case only >= 0:
+			c = all[only]
+		case i%20 == 13:
 			c = blocked
 		}
 		k.cut = k.live(random)
@@ -266,67 +305,93 @@ func TestExactlyOnceInABrowser(t *testing.T) {
 	if seed == 0 {
 		seed = rand.Uint64() >> 32
 	}
-	t.Logf("replay this with: -seed=%d -cuts=%d -messages=%d", seed, *cutsFlag, *messagesFlag)
+	t.Logf("replay this with: -seed=%d -way=%q -cuts=%d -messages=%d", seed, *wayFlag, *cutsFlag, *messagesFlag)
 
-	for _, browser := range []string{"chromium", "firefox"} {
-		t.Run("through tideover/"+browser, func(t *testing.T) {
+	for _, way := range ways(t) {
+		// The same cuts against the same application, with the proxy and without.
+		t.Run("without/"+way, func(t *testing.T) {
 			t.Parallel()
-			k := newTalk(t, browser, true, quietly(settings{
-				"http.inject_client": true, "heartbeat.interval": "300ms", "heartbeat.max_missed": 2,
-				"session.grace": "2m",
-			}))
-			count, total := *cutsFlag, *messagesFlag
-			if browser == "firefox" && count < 100 { // few, so that they fit into everybody's run
-				count, total = count/3, total/3
-			}
-			begin := time.Now()
-			done := k.cutAll(seed, count, total)
-			eventually(t, func() error {
-				page, backend := k.reports()
-				if page.Received < total || backend.Received < total {
-					return fmt.Errorf("not all of %d messages arrived: the page counted %+v, the backend %+v", total, page, backend)
-				}
-				return nil
-			})
-			page, backend := k.reports()
-			for who, r := range map[string]report{"page": page, "backend": backend} {
-				if want := (report{Opens: 1, Sent: total, Received: total}); r != want {
-					t.Errorf("the %s counted %+v, want %+v", who, r, want)
-				}
-			}
-			eventually(t, func() error {
-				if pending := evaluate(t, k.tab, "socket.pending"); pending != "0" {
-					return fmt.Errorf("%s messages are still pending", pending)
-				}
-				if returns := k.network.Accepted() - k.loaded; returns < count {
-					return fmt.Errorf("%d cuts made the page connect again only %d times", count, returns)
-				}
-				return nil
-			})
-			k.summary("through tideover, "+browser, done, page, backend, begin)
+			loseSome(t, way, seed)
 		})
+		for _, browser := range []string{"chromium", "firefox"} {
+			t.Run("through tideover/"+browser+"/"+way, func(t *testing.T) {
+				t.Parallel()
+				loseNothing(t, browser, way, seed)
+			})
+		}
 	}
-	t.Run("without", func(t *testing.T) {
-		t.Parallel()
-		k := newTalk(t, "chromium", false, nil)
-		begin := time.Now()
-		done := k.cutAll(seed, *cutsFlag, *messagesFlag)
-		eventually(t, func() error {
-			page, backend := k.reports()
-			if page.Sent < *messagesFlag || backend.Sent < *messagesFlag {
-				return fmt.Errorf("not all of %d messages were sent: the page counted %+v, the backend %+v", *messagesFlag, page, backend)
-			}
-			return nil
-		})
+}
+
+// ways is what the flag asks for.
+func ways(t *testing.T) (names []string) {
+	t.Helper()
+	for _, c := range append(slices.Clone(cuts), blocked) {
+		names = append(names, c.name)
+	}
+	switch {
+	case *wayFlag == "each":
+		return names
+	case *wayFlag != "mixed" && !slices.Contains(names, *wayFlag):
+		t.Fatalf("-way is %q, want mixed, each, or one of %q", *wayFlag, names)
+	}
+	return []string{*wayFlag}
+}
+
+func loseNothing(t *testing.T, browser, way string, seed uint64) {
+	k := newTalk(t, browser, true, quietly(settings{
+		"http.inject_client": true, "heartbeat.interval": "300ms", "heartbeat.max_missed": 2,
+		"session.grace": "2m",
+	}))
+	count, total := *cutsFlag, *messagesFlag
+	if browser == "firefox" && count < 100 { // few, so that they fit into everybody's run
+		count, total = count/3, total/3
+	}
+	begin := time.Now()
+	done := k.cutAll(way, seed, count, total)
+	eventually(t, func() error {
 		page, backend := k.reports()
-		if page.Received == backend.Sent && backend.Received == page.Sent {
-			t.Error("nothing was lost: these cuts prove nothing")
+		if page.Received < total || backend.Received < total {
+			return fmt.Errorf("not all of %d messages arrived: the page counted %+v, the backend %+v", total, page, backend)
 		}
-		if page.Closes == 0 {
-			t.Error("the application saw no end: these cuts prove nothing")
-		}
-		k.summary("without", done, page, backend, begin)
+		return nil
 	})
+	page, backend := k.reports()
+	for who, r := range map[string]report{"page": page, "backend": backend} {
+		if want := (report{Opens: 1, Sent: total, Received: total}); r != want {
+			t.Errorf("the %s counted %+v, want %+v", who, r, want)
+		}
+	}
+	eventually(t, func() error {
+		if pending := evaluate(t, k.tab, "socket.pending"); pending != "0" {
+			return fmt.Errorf("%s messages are still pending", pending)
+		}
+		if returns := k.network.Accepted() - k.loaded; returns < count {
+			return fmt.Errorf("%d cuts made the page connect again only %d times", count, returns)
+		}
+		return nil
+	})
+	k.summary("through tideover, "+browser, done, page, backend, begin)
+}
+
+func loseSome(t *testing.T, way string, seed uint64) {
+	k := newTalk(t, "chromium", false, nil)
+	begin := time.Now()
+	done := k.cutAll(way, seed, *cutsFlag, *messagesFlag)
+	eventually(t, func() error {
+		page, backend := k.reports()
+		if page.Sent < *messagesFlag || backend.Sent < *messagesFlag {
+			return fmt.Errorf("not all of %d messages were sent: the page counted %+v, the backend %+v", *messagesFlag, page, backend)
+		}
+		return nil
+	})
+	page, backend := k.reports()
+	if page.Received == backend.Sent && backend.Received == page.Sent {
+		t.Error("nothing was lost: these cuts prove nothing")
+	}
+	if page.Closes == 0 {
+		t.Error("the application saw no end: these cuts prove nothing")
+	}
+	k.summary("without", done, page, backend, begin)
 }
 
 func (k *talk) summary(what string, done map[string]int, page, backend report, begin time.Time) {
