@@ -114,6 +114,19 @@ func cases() []testCase {
 			},
 		},
 		{
+			name: "memory-tls", once: true, tls: true,
+			lanes: []lane{{row: "memory-tls", load: loadArgs{mode: modeIdle, conns: 9000, size: 128, inflight: 1, concurrency: 64}}},
+			rows: []row{
+				{name: "memory-tls", title: "private memory, idle session of 9,000, TLS", unit: "KiB", value: privateKiB, nginx64: 0.25, haproxy: 0.60, digits: 2},
+				{name: "memory-tls", title: "resident memory, the same", unit: "KiB", value: residentKiB, digits: 2},
+			},
+		},
+		{
+			name: "tls128x1000", tls: true,
+			lanes: []lane{{row: "tls128x1000", load: loadArgs{mode: modeEcho, conns: 1000, size: 128, inflight: 1, concurrency: 64}}},
+			rows:  []row{{name: "tls128x1000", title: "CPU a message, echo 128 B, 1,000 connections, TLS", unit: "ns", value: cpuPerMessage}},
+		},
+		{
 			name: "syscalls", once: true,
 			lanes: []lane{{row: "syscalls", load: loadArgs{mode: modeEcho, conns: 100, size: 128, inflight: 1, concurrency: 64, syscalls: true, duration: time.Second}}},
 			rows:  []row{{name: "syscalls", title: "system calls a message, echo 128 B, 100 connections", value: syscallsPerMessage, digits: 2}},

@@ -39,10 +39,14 @@ func main() {
 	}
 }
 
-// loopThread gives the calling goroutine the thread, and spares it the garbage collector as far as possible.
+// loopThread gives the calling goroutine the thread, spares it the garbage collector as far as possible, and takes
+// as many descriptors as root may have.
 func loopThread() {
 	runtime.LockOSThread()
+	runtime.GOMAXPROCS(2) // the loop's and, with TLS, that of what encrypts
 	debug.SetGCPercent(400)
+	const many = 1 << 20
+	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: many, Max: many}) // without the right to, what there is must do
 }
 
 func loadCommand() *cobra.Command {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"net"
 	"net/netip"
 	"os"
@@ -69,6 +70,39 @@ func TestEveryModeMeasures(t *testing.T) {
 	}
 }
 
+// TLS is a detour through goroutines of the load generator; what comes of it is the same.
+func TestMeasuresOverTLS(t *testing.T) {
+	c, err := makeCertificate(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{modeEcho, modeNew, modeResume} {
+		o := small(t, mode)
+		l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		relay(t, l, o.upstream, func(b []byte, _ int) []byte { return b })
+		o.target = "wss://" + l.Addr().String() + "/"
+		res, err := measure(o)
+		if err != nil {
+			t.Fatalf("%s: %v", mode, err)
+		}
+		if fault := res.check(); fault != "" || res.Messages+res.Sessions == 0 {
+			t.Errorf("%s: %q, %+v", mode, fault, res)
+		}
+	}
+	o := small(t, modeEcho)
+	o.target, o.upstream = "wss"+strings.TrimPrefix(o.target, "ws"), "" // where nobody listens
+	if _, err := measure(o); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("against a port that is closed: %v", err)
+	}
+}
+
 // A relay that changes one byte, or swallows the last ones, has failed.
 func TestFaultyRelaysAreNoticed(t *testing.T) {
 	const beyondHandshake = 20_000
@@ -115,17 +149,22 @@ func harmfulRelay(t *testing.T, upstream string, harm func(b []byte, from int) [
 	if err != nil {
 		t.Fatal(err)
 	}
+	relay(t, l, upstream, harm)
+	return l.Addr().String()
+}
+
+func relay(t *testing.T, l net.Listener, upstream string, harm func(b []byte, from int) []byte) {
 	t.Cleanup(func() { _ = l.Close() })
 	pipe := func(to, from net.Conn, change func([]byte, int) []byte) {
+		defer to.Close()
 		b, total := make([]byte, 64<<10), 0
 		for {
 			n, err := from.Read(b)
-			if err != nil {
-				_ = to.Close()
-				return
-			}
 			if _, err := to.Write(change(b[:n], total)); err != nil {
 				_ = from.Close()
+				return
+			}
+			if err != nil {
 				return
 			}
 			total += n
@@ -146,5 +185,4 @@ func harmfulRelay(t *testing.T, upstream string, harm func(b []byte, from int) [
 			go pipe(client, up, harm)
 		}
 	}()
-	return l.Addr().String()
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -79,20 +80,22 @@ type proxy struct {
 	cmd    *exec.Cmd
 	dir    string
 	stderr *os.File
-	done   chan error
+	done   chan struct{}
+	err    error // how it ended, once done is closed
 	addr   string
 	up     string
 }
 
 // start runs the proxy on one CPU and waits until it accepts connections.
 func (k *proxyKind) start(ctx context.Context, cpu int, cert *certificate) (p *proxy, err error) {
-	p = &proxy{done: make(chan error, 1)}
-	if p.dir, err = os.MkdirTemp("", "tidebench-"); err != nil {
+	dir, err := os.MkdirTemp("", "tidebench-")
+	if err != nil {
 		return nil, err
 	}
+	p = &proxy{dir: dir, done: make(chan struct{})}
 	defer func() {
 		if err != nil {
-			_ = os.RemoveAll(p.dir)
+			_ = os.RemoveAll(dir)
 		}
 	}()
 	if err = os.Chmod(p.dir, 0o755); err != nil { // nginx's worker is another user
@@ -129,7 +132,10 @@ func (k *proxyKind) start(ctx context.Context, cpu int, cert *certificate) (p *p
 	if err = startOn(cpu, p.cmd); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", k.name, err)
 	}
-	go func() { p.done <- p.cmd.Wait() }()
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
 	if err = p.await(ctx); err != nil {
 		err = fmt.Errorf("starting %s: %w\n%s", k.name, err, p.said())
 		p.stop()
@@ -169,9 +175,8 @@ func (p *proxy) await(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case err := <-p.done:
-			p.done <- err
-			return fmt.Errorf("it ended by itself: %w", errors.Join(err, errors.New("before it accepted connections")))
+		case <-p.done:
+			return fmt.Errorf("it ended before it accepted connections: %w", cmp.Or(p.err, errors.New("with code 0")))
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(10 * time.Millisecond):

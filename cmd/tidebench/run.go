@@ -36,7 +36,8 @@ type options struct {
 type run struct {
 	options
 	l          *loop
-	up         *upstream // nil: elsewhere
+	up         *upstream   // nil: elsewhere
+	tls        *tlsDialler // nil: without
 	addr       netip.AddrPort
 	host, path string
 	pattern    *pattern
@@ -71,8 +72,12 @@ func newRun(o options) (*run, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading --target: %w", err)
 	}
-	if u.Scheme != "ws" {
-		return nil, fmt.Errorf("--target %s: want ws://ADDRESS:PORT/…", o.target)
+	switch u.Scheme {
+	case "ws":
+	case "wss":
+		r.tls = newTLSDialler(o.sources)
+	default:
+		return nil, fmt.Errorf("--target %s: want ws://ADDRESS:PORT/… or wss://…", o.target)
 	}
 	if r.addr, err = netip.ParseAddrPort(u.Host); err != nil {
 		return nil, fmt.Errorf("--target %s: want an address and a port: %w", o.target, err)
@@ -226,7 +231,7 @@ func (r *run) connect() error {
 	case err != nil || failed != nil:
 		return errors.Join(err, failed)
 	case r.broken > 0:
-		return fmt.Errorf("%d of %d sessions did not open; %s", r.broken, r.conns, r.firstFault)
+		return errors.Join(fmt.Errorf("%d of %d sessions did not open; %s", r.broken, r.conns, r.firstFault), r.tls.firstError())
 	case !done:
 		return fmt.Errorf("%d of %d sessions had not opened after %v", r.dialling, r.conns, patience)
 	}
@@ -235,7 +240,7 @@ func (r *run) connect() error {
 }
 
 func (r *run) dial(s *session) error {
-	if err := s.dial(r.addr, r.sources); err != nil {
+	if err := s.dial(); err != nil {
 		return err
 	}
 	r.dialling++

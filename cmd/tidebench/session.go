@@ -55,34 +55,46 @@ var (
 	acceptKey = string(appendAcceptKey(nil, []byte(handshakeKey)))
 )
 
-// dial begins to connect, from the source address at index id of sources if there are any.
-func (s *session) dial(target netip.AddrPort, sources []netip.Addr) error {
-	fd, err := unix.Socket(family(target.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+// dial begins to connect, and has the handshake sent as soon as that is possible.
+func (s *session) dial() error {
+	fd, err := s.run.open(s.id)
 	if err != nil {
-		return fmt.Errorf("making a socket: %w", err)
-	}
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	s.socket = socket{l: s.run.l, fd: fd}
-	if len(sources) > 0 {
-		from := netip.AddrPortFrom(sources[int(s.id)%len(sources)], 0)
-		err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1), unix.Bind(fd, sockaddr(from)))
-	}
-	if err == nil {
-		err = s.l.add(fd, s)
-	}
-	if err != nil {
-		_ = unix.Close(fd)
 		return err
 	}
-	if err := unix.Connect(fd, sockaddr(target)); err != nil && err != unix.EINPROGRESS {
-		s.l.drop(fd)
-		return fmt.Errorf("connecting to %v: %w", target, err)
+	s.socket = socket{l: s.run.l, fd: fd}
+	if err := s.l.add(fd, s); err != nil {
+		_ = unix.Close(fd)
+		return err
 	}
 	s.state = stateAsking
 	s.unsent = s.run.appendRequest(s.unsent[:0], s.id) // goes out when the socket is writable
 	s.sent, s.received = 0, 0
 	s.due, s.dueHead = s.due[:0], 0
 	return nil
+}
+
+// open makes a socket for session id that is being connected.
+func (r *run) open(id uint32) (fd int, err error) {
+	if r.tls != nil {
+		return r.tls.dial(id, r.addr)
+	}
+	fd, err = unix.Socket(family(r.addr.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("making a socket: %w", err)
+	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if len(r.sources) > 0 {
+		from := netip.AddrPortFrom(r.sources[int(id)%len(r.sources)], 0)
+		err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1), unix.Bind(fd, sockaddr(from)))
+	}
+	if err == nil {
+		err = unix.Connect(fd, sockaddr(r.addr))
+	}
+	if err != nil && err != unix.EINPROGRESS {
+		_ = unix.Close(fd)
+		return 0, fmt.Errorf("connecting to %v: %w", r.addr, err)
+	}
+	return fd, nil
 }
 
 // appendRequest appends the handshake of session id (RFC 6455, section 4.1).
