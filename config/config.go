@@ -1,7 +1,7 @@
 // Package config reads the proxy's YAML file: a strict parser, every default in
 // one place ([Default]), and errors that name file, line, key and what is
 // allowed. It holds data only: it opens no socket and imports no other package
-// of this module.
+// of this module. Files that the configuration names are read to be checked.
 //
 // A *Config is not changed after [Parse], [Load] or [Default] returned it, and
 // may then be read from any number of goroutines.
@@ -30,12 +30,6 @@ type Config struct {
 	HTTP      HTTP            `yaml:"http"`
 	Limits    Limits          `yaml:"limits"`
 	Shutdown  Shutdown        `yaml:"shutdown"`
-}
-
-// TLS names the certificate for clients. Both files empty: plain text.
-type TLS struct {
-	CertFile string `yaml:"cert_file"`
-	KeyFile  string `yaml:"key_file"`
 }
 
 // Admin is the listener for health, metrics and the list of sessions.
@@ -72,6 +66,7 @@ const (
 // Upstream is the backend, and how its legs are dialled and watched.
 type Upstream struct {
 	URL            URL           `yaml:"url"`
+	TLS            UpstreamTLS   `yaml:"tls"`
 	ConnectTimeout time.Duration `yaml:"connect_timeout" min:"1ms"`
 	Heartbeat      Heartbeat     `yaml:"heartbeat"`
 	Reconnect      Reconnect     `yaml:"reconnect"`

@@ -122,12 +122,22 @@ func TestDefaultIsValid(t *testing.T) {
 func TestEveryKey(t *testing.T) {
 	t.Setenv("TIDEOVER_TEST_PORT", "7000")
 	t.Setenv("TIDEOVER_TEST_N", "3")
+	cert, key := writePair(t)
+	t.Setenv("TIDEOVER_TEST_CERT", cert)
+	t.Setenv("TIDEOVER_TEST_KEY", key)
 	got, err := Parse("all.yaml", []byte(`
 listen: "[::1]:${TIDEOVER_TEST_PORT}"
+tls: {cert_file: "${TIDEOVER_TEST_CERT}", key_file: "${TIDEOVER_TEST_KEY}"}
 admin: {listen: "unix:/run/admin.sock"}
 log: {level: debug, format: console}
 upstream:
   url: https://chat.example:8443/base/?v=1
+  tls:
+    ca_file: ${TIDEOVER_TEST_CERT}
+    server_name: inner.example
+    cert_file: ${TIDEOVER_TEST_CERT}
+    key_file: ${TIDEOVER_TEST_KEY}
+    insecure_skip_verify: true
   connect_timeout: 1s
   heartbeat: {interval: 5s, max_missed: 4}
 session:
@@ -178,10 +188,12 @@ limits:
 	d := Default()
 	want := &Config{
 		Listen: Address{"tcp", "[::1]:7000"},
+		TLS:    TLS{cert, key},
 		Admin:  Admin{Address{"unix", "/run/admin.sock"}},
 		Log:    Log{LevelDebug, FormatConsole},
 		Upstream: Upstream{
 			URL:            URL{Scheme: "https", Host: "chat.example:8443", Path: "/base", RawQuery: "v=1"},
+			TLS:            UpstreamTLS{cert, "inner.example", cert, key, true},
 			ConnectTimeout: time.Second,
 			Heartbeat:      Heartbeat{5 * time.Second, 4},
 			Reconnect:      d.Upstream.Reconnect,
@@ -249,7 +261,6 @@ func TestNotYetIsOneTable(t *testing.T) {
 	defer func(rows []string) { notYet = rows }(notYet)
 	notYet = nil
 	c, err := Parse("p.yaml", []byte(`
-tls: {cert_file: a.pem, key_file: b.pem}
 upstream: {reconnect: {enabled: true, initial_delay: 1s, max_delay: 2s, max_elapsed: 3s, replay_first: 4}}
 replay: {last_id_param: last, retain: 1m}
 events: {webhook: "http://127.0.0.1/hook"}
@@ -260,9 +271,6 @@ shutdown: {drain: 1s}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (TLS{"a.pem", "b.pem"}); c.TLS != want {
-		t.Errorf("tls is %+v, want %+v", c.TLS, want)
-	}
 	if want := (Reconnect{true, time.Second, 2 * time.Second, 3 * time.Second, 4}); c.Upstream.Reconnect != want {
 		t.Errorf("upstream.reconnect is %+v, want %+v", c.Upstream.Reconnect, want)
 	}
@@ -270,15 +278,13 @@ shutdown: {drain: 1s}
 		t.Errorf("limits.trusted_proxies is %v, want %v", c.Limits.TrustedProxies, want)
 	}
 	_, err = Parse("p.yaml", []byte(`
-tls: {cert_file: a.pem}
 upstream: {reconnect: {initial_delay: 9s}}
 limits: {trusted_proxies: [10.0.0.1/8, 10.0.0.1]}
 `))
 	wantErrors(t, err,
-		"p.yaml:2: tls.cert_file: want both tls.cert_file and tls.key_file, or neither for plain text",
-		"p.yaml:3: upstream.reconnect.initial_delay: upstream.reconnect.initial_delay (9s) must not be longer than upstream.reconnect.max_delay (5s)",
-		`p.yaml:4: limits.trusted_proxies: "10.0.0.1/8": has bits behind its prefix; did you mean 10.0.0.0/8?`,
-		`p.yaml:4: limits.trusted_proxies: "10.0.0.1": want a CIDR such as 10.0.0.0/8 or 2001:db8::/32`)
+		"p.yaml:2: upstream.reconnect.initial_delay: upstream.reconnect.initial_delay (9s) must not be longer than upstream.reconnect.max_delay (5s)",
+		`p.yaml:3: limits.trusted_proxies: "10.0.0.1/8": has bits behind its prefix; did you mean 10.0.0.0/8?`,
+		`p.yaml:3: limits.trusted_proxies: "10.0.0.1": want a CIDR such as 10.0.0.0/8 or 2001:db8::/32`)
 }
 
 func wantErrors(t *testing.T, err error, want ...string) {

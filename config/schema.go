@@ -11,7 +11,6 @@ import (
 // they stand, even with their default, so that nothing a user writes is silently
 // ignored. Removing a row here makes the key work.
 var notYet = []string{
-	"tls",
 	"upstream.reconnect",
 	"replay.last_id_param",
 	"replay.retain",

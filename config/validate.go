@@ -151,8 +151,7 @@ func (k *checker) together() {
 	k.rule(slices.Contains(path, "") || len(path) > maxIDPath || !utf8.ValidString(k.Dedup.IDPath) || strings.ContainsRune(k.Dedup.IDPath, utf8.RuneError),
 		[]string{"dedup.id_path"}, "want names of JSON object members joined by single dots, such as id or meta.id, at most %d of them", maxIDPath)
 	k.rule(!utf8.ValidString(k.Heartbeat.Message), []string{"heartbeat.message"}, "want UTF-8 text, which it is sent as")
-	k.rule((k.TLS.CertFile == "") != (k.TLS.KeyFile == ""), []string{"tls.cert_file", "tls.key_file"},
-		"want both tls.cert_file and tls.key_file, or neither for plain text")
+	k.certificates()
 	k.rule(k.Upstream.Reconnect.InitialDelay > k.Upstream.Reconnect.MaxDelay, []string{"upstream.reconnect.initial_delay", "upstream.reconnect.max_delay"},
 		"upstream.reconnect.initial_delay (%v) must not be longer than upstream.reconnect.max_delay (%v)", k.Upstream.Reconnect.InitialDelay, k.Upstream.Reconnect.MaxDelay)
 	k.rule(k.Events.AwayAfter >= k.Session.Grace, []string{"events.away_after", "session.grace"},
