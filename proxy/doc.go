@@ -8,6 +8,7 @@
 //	handshake.go    a client's upgrade: identity, binding, token, subprotocol, the 101
 //	upstream.go     the upstream's: dial, headers, refusals relayed (refusal.go, headers.go, outage.go)
 //	passthrough.go  requests that are no upgrade
+//	tls.go          certificates, TLS on both sides (pemfiles.go: files that change)
 //	identity.go     session.key, session.bind, origins
 //	relay.go        runs the core's effects in order, on the engine's legs
 //	registry.go     finds sessions by key and by id; token.go: who may resume by token

@@ -64,9 +64,11 @@ func (r *relay) snapshot() (admin.Session, bool) {
 // Stats implements admin.Source.
 func (p *Proxy) Stats() admin.Stats {
 	c := &p.counters
+	set := p.settings.Load()
 	s := admin.Stats{
+		CertificateExpiry: set.certificateExpiry(),
 		BufferBytes:       p.buffered.Load(),
-		BufferLimitBytes:  p.settings.Load().cfg.Limits.MaxBufferBytes,
+		BufferLimitBytes:  set.cfg.Limits.MaxBufferBytes,
 		DedupIDs:          int64(p.ids.Len()),
 		CircuitOpen:       p.settings.Load().dialer.outages.circuit.isOpen(),
 		SessionsOpened:    map[string]uint64{},

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -80,7 +81,7 @@ type passthrough struct {
 	proxy     *httputil.ReverseProxy
 }
 
-func newPassthrough(upstream config.Upstream, outages *outageLog) *passthrough {
+func newPassthrough(upstream config.Upstream, secure *pemFiles[tls.Config], outages *outageLog) *passthrough {
 	p := &passthrough{url: upstream.URL, outages: outages}
 	network, address := p.url.Dial()
 	// The connect timeout bounds only the way to the upstream. How long it thinks about a
@@ -91,15 +92,22 @@ func newPassthrough(upstream config.Upstream, outages *outageLog) *passthrough {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return outages.circuit.connect(ctx, func() (net.Conn, error) { return dial.DialContext(ctx, network, address) })
 		},
-		TLSHandshakeTimeout: upstream.ConnectTimeout,
 		DisableCompression:  true, // bodies pass as they are
 		MaxIdleConnsPerHost: 256,  // there is only one host
 		IdleConnTimeout:     90 * time.Second,
 		// The default is 10 MiB. What net/http takes from clients will do for upstreams.
 		MaxResponseHeaderBytes: http.DefaultMaxHeaderBytes,
 	}
-	if p.url.TLS() {
-		p.transport.TLSClientConfig = upstreamTLS(p.url)
+	if secure != nil {
+		p.transport.DialTLSContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, upstream.ConnectTimeout)
+			defer cancel()
+			conn, err := dial.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return secured(ctx, conn, secure.get())
+		}
 	}
 	// What goes wrong in the middle of a body concerns one request only.
 	errorLog, _ := zap.NewStdLogAt(outages.log, zap.DebugLevel) // fails for unknown levels only

@@ -2,13 +2,14 @@ package proxy
 
 import (
 	"bufio"
-	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -114,12 +115,17 @@ func TestUpgradeOnly(t *testing.T) {
 // passing starts a server that passes plain requests to an upstream.
 func passing(t *testing.T, upstream string, timeout time.Duration) (*httptest.Server, *passthrough, *observer.ObservedLogs) {
 	t.Helper()
+	return passingOverTLS(t, upstream, config.UpstreamTLS{}, timeout)
+}
+
+func passingOverTLS(t *testing.T, upstream string, own config.UpstreamTLS, timeout time.Duration) (*httptest.Server, *passthrough, *observer.ObservedLogs) {
+	t.Helper()
 	u, err := config.ParseURL(upstream)
 	if err != nil {
 		t.Fatalf("upstream %q: %v", upstream, err)
 	}
 	core, logs := observer.New(zap.InfoLevel)
-	p := newPassthrough(config.Upstream{URL: u, ConnectTimeout: timeout}, newOutageLog(zap.New(core), u))
+	p := newPassthrough(config.Upstream{URL: u, ConnectTimeout: timeout}, upstreamTLS(t, u, own), newOutageLog(zap.New(core), u))
 	server := httptest.NewServer(p)
 	t.Cleanup(p.close)
 	t.Cleanup(server.Close)
@@ -246,7 +252,7 @@ func TestPassthroughSlowAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := config.URL{Scheme: "ws", Host: "upstream"}
 		core, logs := observer.New(zap.InfoLevel)
-		p := newPassthrough(config.Upstream{URL: u, ConnectTimeout: 5 * time.Second}, newOutageLog(zap.New(core), u))
+		p := newPassthrough(config.Upstream{URL: u, ConnectTimeout: 5 * time.Second}, nil, newOutageLog(zap.New(core), u))
 		defer p.close()
 		p.transport.DialContext = proxytest.PipeUpstream(func(conn net.Conn, header string) {
 			time.Sleep(time.Hour)
@@ -278,16 +284,16 @@ func TestPassthroughTLS(t *testing.T) {
 	backend.EnableHTTP2 = true
 	backend.StartTLS()
 	defer backend.Close()
-	server, p, _ := passing(t, strings.Replace(backend.URL, "https", "wss", 1), patience)
-	get := func() string {
+	caFile := filepath.Join(t.TempDir(), "ca.crt")
+	proxytest.WriteFile(t, caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: backend.Certificate().Raw}))
+	get := func(own config.UpstreamTLS) string {
+		server, _, _ := passingOverTLS(t, strings.Replace(backend.URL, "https", "wss", 1), own, patience)
 		return exchange(t, server.Listener.Addr().String(), "GET / HTTP/1.1\r\nHost: abc\r\nConnection: close\r\n\r\n")
 	}
-	if answer := get(); !strings.HasPrefix(answer, "HTTP/1.1 502 ") {
+	if answer := get(config.UpstreamTLS{}); !strings.HasPrefix(answer, "HTTP/1.1 502 ") {
 		t.Errorf("unknown certificate authority: client got %q, want 502", answer)
 	}
-	p.transport.TLSClientConfig.RootCAs = x509.NewCertPool()
-	p.transport.TLSClientConfig.RootCAs.AddCert(backend.Certificate())
-	if answer := get(); !strings.HasSuffix(answer, "HTTP/1.1 for abc") {
+	if answer := get(config.UpstreamTLS{CAFile: caFile}); !strings.HasSuffix(answer, "HTTP/1.1 for abc") {
 		t.Errorf("client got %q; want an answer over HTTP/1.1, for the client's Host", answer)
 	}
 }
@@ -354,7 +360,7 @@ func TestPassthroughClientFaults(t *testing.T) {
 func TestOutageIsShared(t *testing.T) {
 	socket := t.TempDir() + "/upstream.sock"
 	d := dialerTo(t, "unix:"+socket, patience)
-	p := newPassthrough(config.Upstream{URL: d.url, ConnectTimeout: patience}, d.outages)
+	p := newPassthrough(config.Upstream{URL: d.url, ConnectTimeout: patience}, nil, d.outages)
 	defer p.close()
 	server := httptest.NewServer(p)
 	defer server.Close()

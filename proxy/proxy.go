@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ type Proxy struct {
 	log      *zap.Logger
 	start    time.Time
 	engine   engine.Engine
+	tls      *tls.Config // of clients
 	ids      *dedup.Cache
 	sessions *registry
 	departed *departed
@@ -75,6 +77,7 @@ func New(cfg *config.Config, log *zap.Logger) (*Proxy, error) {
 			Linger: closeTimeout,
 		}),
 	}
+	p.tls = p.clientTLS()
 	set, err := newSettings(cfg, p.ids, log)
 	if err != nil {
 		return nil, err
@@ -117,7 +120,7 @@ func (p *Proxy) serve(ctx context.Context, public, adminListener net.Listener) e
 		ErrorLog:          errorLog,
 	}
 	failed := make(chan error, 2)
-	go p.serveOn(server, public, failed)
+	go p.serveOn(server, &tlsListener{public, p}, failed)
 	p.serving.Store(true)
 	adminServer := &http.Server{Handler: admin.NewHandler(p), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: idleTimeout, ErrorLog: errorLog}
 	if adminListener != nil {

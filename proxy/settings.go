@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"math"
 	"time"
 
@@ -24,7 +25,9 @@ type settings struct {
 	events      *presence.Renderer
 	dedup       *deduper // nil: off
 	dialer      *dialer
-	passthrough *passthrough // nil: off
+	certificate *pemFiles[tls.Certificate] // for clients; nil: plain text
+	upstreamTLS *pemFiles[tls.Config]      // nil: plain text
+	passthrough *passthrough               // nil: off
 }
 
 func newSettings(cfg *config.Config, ids *dedup.Cache, log *zap.Logger) (*settings, error) {
@@ -32,7 +35,6 @@ func newSettings(cfg *config.Config, ids *dedup.Cache, log *zap.Logger) (*settin
 	set := &settings{
 		cfg:    cfg,
 		events: presence.NewRenderer(cfg.Events),
-		dialer: newDialer(cfg.Upstream, outages),
 		core: session.Config{
 			Grace:           cfg.Session.Grace,
 			AwayAfter:       cfg.Events.AwayAfter,
@@ -48,8 +50,20 @@ func newSettings(cfg *config.Config, ids *dedup.Cache, log *zap.Logger) (*settin
 			EndOnClose:      cfg.Session.EndOnClose,
 		},
 	}
+	var err error
+	if cfg.TLS.CertFile != "" {
+		if set.certificate, err = openCertificate(cfg.TLS, log); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Upstream.URL.TLS() {
+		if set.upstreamTLS, err = openUpstreamTLS(cfg.Upstream, log); err != nil {
+			return nil, err
+		}
+	}
+	set.dialer = newDialer(cfg.Upstream, set.upstreamTLS, outages)
 	if cfg.HTTP.Passthrough {
-		set.passthrough = newPassthrough(cfg.Upstream, outages)
+		set.passthrough = newPassthrough(cfg.Upstream, set.upstreamTLS, outages)
 		if cfg.HTTP.InjectClient {
 			set.passthrough.inject = &injector{log: log}
 		}

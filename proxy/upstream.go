@@ -18,31 +18,22 @@ import (
 // A dialer opens upstream legs. It is safe for concurrent use.
 type dialer struct {
 	url     config.URL
-	timeout time.Duration // for connecting, TLS and the handshake together
-	tls     *tls.Config   // nil for plain text
+	timeout time.Duration         // for connecting, TLS and the handshake together
+	tls     *pemFiles[tls.Config] // nil for plain text
 	outages *outageLog
 	netDial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-func newDialer(upstream config.Upstream, outages *outageLog) *dialer {
-	d := &dialer{
+func newDialer(upstream config.Upstream, secure *pemFiles[tls.Config], outages *outageLog) *dialer {
+	return &dialer{
 		url:     upstream.URL,
 		timeout: upstream.ConnectTimeout,
+		tls:     secure,
 		outages: outages,
 		// Heartbeats watch the leg once it is open; TCP keep-alives would only wake
 		// machines up for the same answer.
 		netDial: (&net.Dialer{KeepAlive: -1}).DialContext,
 	}
-	if d.url.TLS() {
-		d.tls = upstreamTLS(d.url)
-	}
-	return d
-}
-
-// upstreamTLS trusts the system's roots. No protocol but HTTP/1.1 is offered: the
-// handshake of RFC 6455 is one of HTTP/1.1.
-func upstreamTLS(u config.URL) *tls.Config {
-	return &tls.Config{ServerName: u.ServerName(), NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}
 }
 
 // An upstreamConn is an open WebSocket to the upstream.
@@ -121,12 +112,7 @@ func (d *dialer) connect(ctx context.Context) (net.Conn, error) {
 	if err != nil || d.tls == nil {
 		return conn, err
 	}
-	secure := tls.Client(conn, d.tls)
-	if err := secure.HandshakeContext(ctx); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("TLS handshake for %s: %w", d.tls.ServerName, err)
-	}
-	return secure, nil
+	return secured(ctx, conn, d.tls.get())
 }
 
 // request is the client's handshake as the upstream gets it (RFC 6455 section 4.1).

@@ -5,14 +5,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -42,8 +41,21 @@ func dialerTo(t testing.TB, upstream string, timeout time.Duration) testDialer {
 		t.Fatalf("upstream %q: %v", upstream, err)
 	}
 	core, logs := observer.New(zap.InfoLevel)
-	d := newDialer(config.Upstream{URL: u, ConnectTimeout: timeout}, newOutageLog(zap.New(core), u))
+	d := newDialer(config.Upstream{URL: u, ConnectTimeout: timeout}, upstreamTLS(t, u, config.UpstreamTLS{}), newOutageLog(zap.New(core), u))
 	return testDialer{d, logs}
+}
+
+// upstreamTLS is what own means for u; nil for plain text.
+func upstreamTLS(t testing.TB, u config.URL, own config.UpstreamTLS) *pemFiles[tls.Config] {
+	t.Helper()
+	if !u.TLS() {
+		return nil
+	}
+	files, err := openUpstreamTLS(config.Upstream{URL: u, TLS: own}, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
 }
 
 // patience is a connect timeout that no test wants to see pass.
@@ -399,10 +411,13 @@ func TestDialClientGone(t *testing.T) {
 }
 
 func TestDialTLS(t *testing.T) {
-	server := httptest.NewUnstartedServer(nil) // only for its certificate, of 127.0.0.1 and example.com
-	server.StartTLS()
-	defer server.Close()
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: server.TLS.Certificates, NextProtos: []string{"h2", "http/1.1"}})
+	authority := proxytest.NewAuthority(t)
+	caFile := filepath.Join(t.TempDir(), "ca.crt")
+	proxytest.WriteFile(t, caFile, authority.PEM())
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+		Certificates: []tls.Certificate{authority.Issue("example.com").Certificate},
+		NextProtos:   []string{"h2", "http/1.1"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -424,8 +439,7 @@ func TestDialTLS(t *testing.T) {
 		if _, err := d.dial(t.Context(), handshake(t, "/"), testAddr, nil); statusOf(err) != 502 || !strings.Contains(err.Error(), "certificate") {
 			t.Errorf("unknown certificate authority: %v, want 502", err)
 		}
-		d.tls.RootCAs = x509.NewCertPool()
-		d.tls.RootCAs.AddCert(server.Certificate())
+		d.tls = upstreamTLS(t, d.url, config.UpstreamTLS{CAFile: caFile})
 		conn, err := d.dial(t.Context(), handshake(t, "/"), testAddr, nil)
 		if err != nil {
 			t.Fatalf("dial over TLS: %v", err)

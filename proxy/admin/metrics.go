@@ -2,6 +2,7 @@ package admin
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -20,6 +21,10 @@ type Stats struct {
 	BufferLimitBytes int64 // limits.max_buffer_bytes
 	DedupIDs         int64 // remembered
 	CircuitOpen      bool  // the upstream is known to be down: few handshakes get as far as a dial
+
+	// CertificateExpiry is when the proxy's own certificates expire, by who sees them: clients,
+	// upstream. Those that there are not are absent.
+	CertificateExpiry map[string]time.Time
 
 	// Counters.
 	SessionsOpened    map[string]uint64 // by mode: relay (no key, no grace), keyed, counted (tideover.v1)
@@ -125,6 +130,12 @@ var metrics = []metric{
 				return 1
 			}
 			return 0
+		}),
+	newMetric(prometheus.GaugeValue, "certificate_expiry_timestamp_seconds", "When the proxy's certificates expire, as Unix time, by who sees them: clients (tls) or upstream (upstream.tls). Absent without one.", []string{"to"},
+		func(s *Stats, add func(float64, ...string)) {
+			for to, at := range s.CertificateExpiry {
+				add(float64(at.Unix()), to)
+			}
 		}),
 }
 

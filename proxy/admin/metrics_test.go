@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
@@ -15,6 +16,7 @@ func distinctStats() Stats {
 		LegsLost: map[string]uint64{"broken": 6}, HandshakesRefused: map[string]uint64{"conflict": 7, "bind": 0}, DialFailures: map[string]uint64{"timeout": 8},
 		Resumes: 9, Supersedes: 10, MessagesUp: 11, MessagesDown: 12, BytesUp: 13, BytesDown: 14, Replayed: 15, DuplicatesDropped: 16,
 		OverflowDropped: 17, Gaps: 18, Receipts: 19, HeartbeatsMissed: 20, BufferBytes: 21, BufferLimitBytes: 22, DedupIDs: 23, CircuitOpen: true,
+		CertificateExpiry: map[string]time.Time{"clients": time.Unix(24, 0)},
 	}
 }
 
@@ -52,7 +54,8 @@ tideover_heartbeats_missed_total 20
 tideover_buffer_bytes 21
 tideover_buffer_limit_bytes 22
 tideover_dedup_ids 23
-tideover_upstream_circuit_open 1`, "\n")
+tideover_upstream_circuit_open 1
+tideover_certificate_expiry_timestamp_seconds{to="clients"} 24`, "\n")
 	src := &fakeSource{stats: distinctStats()}
 	w := ask(NewHandler(src), "GET", "/metrics")
 	wantAnswer(t, w, 200, "text/plain")

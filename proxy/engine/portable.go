@@ -262,7 +262,11 @@ func (l *leg) closeSocket() {
 
 // tcpOf returns the TCP socket that conn is, or that a tls.Conn runs over, or nil.
 func tcpOf(conn net.Conn) *net.TCPConn {
-	if c, ok := conn.(interface{ NetConn() net.Conn }); ok {
+	for {
+		c, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
 		conn = c.NetConn()
 	}
 	tcp, _ := conn.(*net.TCPConn)

@@ -121,7 +121,7 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 
 func tlsPair(t *testing.T) (ours, peer net.Conn) {
 	ours, peer = tcpPair(t)
-	server := tls.Server(ours, &tls.Config{Certificates: []tls.Certificate{certificate()}})
+	server := ServerTLS(ours, &tls.Config{Certificates: []tls.Certificate{certificate()}})
 	client := tls.Client(peer, &tls.Config{InsecureSkipVerify: true})
 	done := make(chan error, 1)
 	go func() { done <- client.Handshake() }()

@@ -3,6 +3,7 @@ package proxytest
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -176,7 +177,11 @@ func closeBody(code ws.StatusCode, reason string) string {
 
 // Drop ends the connection with a reset.
 func (p *Peer) Drop() {
-	switch c := p.Conn.(type) {
+	conn := p.Conn
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	switch c := conn.(type) {
 	case *PipeConn:
 		c.Reset()
 	case *net.TCPConn:
