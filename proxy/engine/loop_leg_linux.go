@@ -321,23 +321,19 @@ func (lp *loop) serve(l *loopLeg) {
 // read reads once, into the loop's buffer. A short read has emptied the socket: what comes
 // after it is told by a new event.
 func (lp *loop) read(l *loopLeg) []byte {
-	for {
-		n, err := unix.Read(int(l.fd), lp.buf)
-		switch {
-		case n > 0:
-			l.unread = l.hup || n == len(lp.buf)
-			return lp.buf[:n]
-		case err == unix.EINTR:
-			continue
-		case err == unix.EAGAIN:
-		case err == nil:
-			l.ending().readErr = io.EOF
-		default:
-			l.ending().readErr = socketError("read", err)
-		}
-		l.unread = false
-		return nil
+	n, errno := readFD(int(l.fd), lp.buf)
+	switch {
+	case n > 0:
+		l.unread = l.hup || n == len(lp.buf)
+		return lp.buf[:n]
+	case errno == unix.EAGAIN:
+	case errno == 0:
+		l.ending().readErr = io.EOF
+	default:
+		l.ending().readErr = socketError("read", errno)
 	}
+	l.unread = false
+	return nil
 }
 
 // deliver hands b over, and keeps what is not consumed. It lets mu go meanwhile.

@@ -118,7 +118,7 @@ func (lp *loop) run() {
 func (lp *loop) turns(uintptr) (ended bool) {
 	for {
 		lp.asleep.Store(false)
-		n := lp.poll()
+		n := pollFD(lp.epfd, lp.events[:])
 		lp.fire()
 		lp.serveReady(n)
 		lp.serveQueue()
@@ -135,15 +135,6 @@ func (lp *loop) turns(uintptr) (ended bool) {
 		}
 		runtime.Gosched() // others wait for a processor, too
 	}
-}
-
-// poll takes what events there are.
-func (lp *loop) poll() int {
-	n, err := unix.EpollWait(lp.epfd, lp.events[:], 0)
-	if err != nil {
-		return 0 // EINTR
-	}
-	return n
 }
 
 // serveReady serves the legs of the first n events.

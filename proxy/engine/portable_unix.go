@@ -48,10 +48,7 @@ func (l *leg) readReady(fd uintptr) bool {
 		return true
 	}
 	b := l.e.buffers.Get().(*buffer)
-	n, err := unix.Read(int(fd), b.b)
-	for err == unix.EINTR {
-		n, err = unix.Read(int(fd), b.b)
-	}
+	n, errno := readFD(int(fd), b.b)
 	if n > 0 {
 		b.w = n
 		l.got = b
@@ -59,10 +56,10 @@ func (l *leg) readReady(fd uintptr) bool {
 	}
 	b.free()
 	switch {
-	case err == nil:
+	case errno == 0:
 		l.gotErr = io.EOF
-	case err != unix.EAGAIN:
-		l.gotErr = l.opError("read", err)
+	case errno != unix.EAGAIN:
+		l.gotErr = l.opError("read", errno)
 	case draining:
 		l.gotErr = errDrained
 	default:

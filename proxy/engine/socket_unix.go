@@ -2,9 +2,9 @@
 
 package engine
 
-import "golang.org/x/sys/unix"
+import "syscall"
 
-// maxVec is what unix.Writev takes without allocating.
+// maxVec is how many buffers one system call writes: unix.Writev allocates for more.
 const maxVec = 8
 
 // writeBufs writes bufs until the socket is full. Up to maxVec buffers are one system
@@ -15,7 +15,7 @@ func writeBufs(fd int, bufs [][]byte) (int, error) {
 	}
 	b := getBuffer(maxClass)
 	defer b.free()
-	taken := 0
+	total := 0
 	for off := 0; len(bufs) > 0; {
 		b.w = 0
 		for len(bufs) > 0 && b.w < len(b.b) {
@@ -26,47 +26,32 @@ func writeBufs(fd int, bufs [][]byte) (int, error) {
 			}
 		}
 		n, err := writeOne(fd, b.b[:b.w])
-		taken += n
+		total += n
 		if err != nil || n < b.w {
-			return taken, err
+			return total, err
 		}
 	}
-	return taken, nil
+	return total, nil
 }
 
+// writeVec takes at most maxVec buffers. It returns 0 and no error when the socket takes nothing.
 func writeVec(fd int, bufs [][]byte) (int, error) {
 	if len(bufs) == 1 {
 		return writeOne(fd, bufs[0])
 	}
-	for {
-		n, err := unix.Writev(fd, bufs)
-		switch err {
-		case nil:
-			return n, nil
-		case unix.EAGAIN:
-			return 0, nil
-		case unix.EINTR:
-		default:
-			return 0, err
-		}
-	}
+	return taken(writevFD(fd, bufs))
 }
 
-// writeOne returns 0 and no error when the socket takes nothing.
 func writeOne(fd int, b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	for {
-		n, err := unix.Write(fd, b)
-		switch err {
-		case nil:
-			return n, nil
-		case unix.EAGAIN:
-			return 0, nil
-		case unix.EINTR:
-		default:
-			return 0, err
-		}
+	return taken(writeFD(fd, b))
+}
+
+func taken(n int, errno syscall.Errno) (int, error) {
+	if errno != 0 && errno != syscall.EAGAIN {
+		return 0, errno
 	}
+	return n, nil
 }

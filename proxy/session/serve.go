@@ -58,7 +58,7 @@ func pauseOrResume(pause bool) Kind {
 // serve hands the client leg what there is for it: the window in order, and control
 // frames and messages where the boundaries allow them.
 func (s *Session) serve(now Time, fx *Effects) {
-	c, w := &s.client, &s.win
+	c, w, sent := &s.client, &s.win, false
 	if c.id == 0 {
 		return
 	}
@@ -71,10 +71,11 @@ func (s *Session) serve(now Time, fx *Effects) {
 		}
 		if w.unsent() {
 			fx.send(c.id, w.next(pumpBytes))
+			sent = true
 		}
 	}
 	if s.mode == Keyed {
-		s.askReceipt(now)
+		s.askReceipt(now, sent)
 	}
 	if c.blocked || c.closing {
 		return
@@ -174,7 +175,10 @@ func (s *Session) receipt(n uint64) {
 // a ping proves what had been sent before the previous one, if it was sent after the answer
 // to that had come. (A browser answers pings before its page has run; only the second
 // round trip shows that what came before the first one has been read.)
-func (s *Session) askReceipt(now Time) {
+//
+// When half the time is over, data that goes out takes the ping along: on a leg with some
+// traffic none has to go by itself.
+func (s *Session) askReceipt(now Time, sent bool) {
 	c, w := &s.client, &s.win
 	if !w.unreceived() || c.pings > c.pongs || c.pingDue {
 		c.receiptAt = 0
@@ -185,7 +189,8 @@ func (s *Session) askReceipt(now Time) {
 	}
 	last := s.up.ended && s.up.closeMsg == nil // without a Close whose answer would prove it
 	urgent := s.up.stalled || last || 2*w.len() >= s.cfg.MaxBytes || 2*w.messages() >= s.cfg.MaxMessages
-	if urgent || c.receiptAt <= now {
+	early := now.add(s.cfg.ReceiptInterval / 2)
+	if urgent || c.receiptAt <= now || sent && c.receiptAt <= early {
 		c.receiptAt, c.pingDue = 0, true
 	}
 }

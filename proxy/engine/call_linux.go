@@ -1,0 +1,56 @@
+//go:build !race
+
+package engine
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sockets here never block, so that Go's scheduler need not be told of each call: that would
+// cost some of what a fast call does, and in the middle of a slow one the scheduler gives the
+// processor away. A call that a signal interrupts is made again; errno is EAGAIN where the
+// socket is empty or full. (call_race_linux.go does the same for the race detector, which
+// must see the calls.)
+
+func readFD(fd int, b []byte) (n int, errno syscall.Errno) {
+	return rawCall(unix.SYS_READ, fd, unsafe.Pointer(unsafe.SliceData(b)), len(b))
+}
+
+func writeFD(fd int, b []byte) (n int, errno syscall.Errno) {
+	return rawCall(unix.SYS_WRITE, fd, unsafe.Pointer(unsafe.SliceData(b)), len(b))
+}
+
+// writevFD takes at most maxVec buffers.
+func writevFD(fd int, bufs [][]byte) (n int, errno syscall.Errno) {
+	var vec [maxVec]unix.Iovec
+	for i, b := range bufs {
+		vec[i].Base = unsafe.SliceData(b)
+		vec[i].SetLen(len(b))
+	}
+	return rawCall(unix.SYS_WRITEV, fd, unsafe.Pointer(&vec), len(bufs))
+}
+
+func rawCall(trap uintptr, fd int, p unsafe.Pointer, n int) (int, syscall.Errno) {
+	for {
+		r, _, errno := syscall.RawSyscall(trap, uintptr(fd), uintptr(p), uintptr(n))
+		switch errno {
+		case 0:
+			return int(r), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// pollFD takes the events that there are.
+func pollFD(epfd int, events []unix.EpollEvent) (n int) {
+	r, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+	if errno != 0 {
+		return 0 // EINTR
+	}
+	return int(r)
+}
