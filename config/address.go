@@ -204,7 +204,7 @@ var errOrigin = errors.New("want an origin as browsers send it, scheme://host[:p
 // opaque origin "null", which any page can give itself in a sandbox, is none.
 func ParseOrigin(s string) (Origin, error) {
 	u, err := url.Parse(strings.ToLower(s))
-	if err != nil || u.Opaque != "" || u.User != nil || u.Path != "" || u.RawQuery != "" || strings.ContainsAny(s, "?#") ||
+	if err != nil || u.Opaque != "" || u.User != nil || u.Path != "" || u.RawQuery != "" || strings.ContainsAny(s, "?#%") ||
 		u.Scheme == "" || !validHost(strings.TrimPrefix(u.Hostname(), "*."), false) || strings.HasSuffix(u.Host, ":") || u.Port() != "" && !validPort(u.Port()) {
 		return "", errOrigin
 	}
