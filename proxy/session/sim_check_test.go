@@ -20,6 +20,10 @@ type simIDs struct {
 	names map[dedup.ID]string
 	ttl   time.Duration
 
+	perSession bool            // dedup.scope: session, for ids that several sessions share
+	seen       map[string]Time // of each id, when a message of a client with it was taken
+	carried    map[string]Time // and when the upstream was handed it
+
 	bug    func(d *simIDs, key string, now Time) bool // planted
 	marked map[string]Time                            // for it
 }
@@ -30,7 +34,8 @@ func newSimIDs(s *sim) *simIDs {
 		panic(err)
 	}
 	ttl := s.between(time.Second, time.Minute)
-	return &simIDs{path: path, cache: dedup.New(1<<20, ttl), names: map[dedup.ID]string{}, marked: map[string]Time{}, ttl: ttl}
+	return &simIDs{path: path, cache: dedup.New(1<<20, ttl), names: map[dedup.ID]string{}, ttl: ttl,
+		seen: map[string]Time{}, carried: map[string]Time{}, marked: map[string]Time{}}
 }
 
 // name makes an id known.
@@ -45,15 +50,30 @@ func (d *simIDs) name(key string) {
 func (d *simIDs) Find(json []byte) (dedup.ID, bool) { return d.path.Find(json) }
 func (d *simIDs) Seen(session uint64, id dedup.ID, now Time) bool {
 	if d.bug != nil {
-		return d.bug(d, d.names[id], now)
+		return d.bug(d, d.key(session, id), now)
 	}
-	return d.cache.Seen(session, id, int64(now))
+	return d.cache.Seen(d.scope(session), id, int64(now))
+}
+
+func (d *simIDs) scope(session uint64) uint64 {
+	if d.perSession {
+		return session
+	}
+	return 0
+}
+
+// key is an id in its scope, by name.
+func (d *simIDs) key(session uint64, id dedup.ID) string {
+	if d.perSession {
+		return fmt.Sprintf("%d/%s", session, d.names[id])
+	}
+	return d.names[id]
 }
 
 // mark is what the shell does for an effect Mark.
-func (d *simIDs) mark(id dedup.ID, now Time) {
-	d.cache.Mark(1, id, int64(now))
-	d.marked[d.names[id]] = now
+func (d *simIDs) mark(session uint64, id dedup.ID, now Time) {
+	d.cache.Mark(d.scope(session), id, int64(now))
+	d.marked[d.key(session, id)] = now
 }
 
 // took keeps the books of what the session has consumed of a leg, by a reading of its own:
@@ -104,12 +124,12 @@ func (h *simShell) took(leg *shellLeg, b []byte, alive bool) {
 		h.received++
 		if h.ids != nil && m.text {
 			if id, ok := h.ids.Find([]byte(body)); ok {
-				key := h.ids.names[id]
-				if at, ok := h.seen[key]; ok && s.now-at < Time(h.ids.ttl) {
+				key := h.ids.key(s.number, id)
+				if at, ok := h.ids.seen[key]; ok && s.now-at < Time(h.ids.ttl) {
 					h.duplicates++
 					continue
 				}
-				h.seen[key] = s.now
+				h.ids.seen[key] = s.now
 			}
 		}
 		h.want = append(h.want, body)

@@ -50,6 +50,9 @@ type simMessage struct {
 
 func newSimClient(s *sim) *simClient { return &simClient{sim: s, first: true, missing: map[int]bool{}} }
 
+// after plans by the client's clock.
+func (c *simClient) after(d time.Duration, do func()) { c.sim.plan(d, c, do) }
+
 // count is how many of the upstream's messages are safe with the client.
 func (c *simClient) count() int {
 	if c.sim.mode == Counted {
@@ -102,7 +105,7 @@ func (c *simClient) read(n int) {
 
 func (c *simClient) plan() {
 	conn := c.conn
-	c.sim.after(c.sim.between(0, 400*time.Millisecond), func() {
+	c.after(c.sim.between(0, 400*time.Millisecond), func() {
 		if c.conn == conn && conn != nil {
 			c.act()
 			if c.conn == conn {
@@ -122,7 +125,7 @@ func (c *simClient) later() {
 	if s.calm {
 		d = s.between(0, 100*time.Millisecond)
 	}
-	s.after(d, func() {
+	c.after(d, func() {
 		if c.conn == nil {
 			c.connect()
 		}
@@ -145,10 +148,10 @@ func (c *simClient) act() {
 		c.post()
 	case n < 600: // it reads nothing for a while
 		conn.listen(false)
-		s.after(s.between(0, 20*time.Second), func() { conn.listen(true) })
+		c.after(s.between(0, 20*time.Second), func() { conn.listen(true) })
 	case n < 630: // its script is blocked
 		c.silent = true
-		s.after(s.between(0, 20*time.Second), func() { c.silent = false; c.answer() })
+		c.after(s.between(0, 20*time.Second), func() { c.silent = false; c.answer() })
 	case n < 660:
 		s.note("network: cut, both sides hear of it")
 		conn.cut(true, true)
@@ -187,12 +190,34 @@ func (c *simClient) act() {
 		c.write(simMessage{true, "\x1e" + []string{`{"type":"ping"}`, `{"type":"from the future"}`}[s.rng.IntN(2)]})
 	case n < 752 && s.mode == Counted && !c.first:
 		s.shell.lie()
+	case n < 760:
+		s.jump(c, s.someJump())
+	case n < 770 && s.cfg.Client.Interval > 0 && (s.mode == Keyed || s.mode == Counted && !c.first):
+		c.haunt()
 	}
 }
 
+// haunt is the network's doing: a connection that the client has asked for, and given up, long ago reaches the proxy
+// after all, behind those that came later. Somebody on the way holds it open for a while, and nobody answers.
+func (c *simClient) haunt() {
+	s := c.sim
+	s.note("network: an old connection of the client arrives")
+	conn := s.shell.attach(nobody{}, uint64(s.rng.IntN(c.got+1)))
+	if conn != nil {
+		conn.deaf = s.chance(0.5)
+		s.after(s.between(0, 20*time.Second), func() { conn.cut(true, true) })
+	}
+}
+
+// nobody is the far end of a connection that has been forgotten there.
+type nobody struct{}
+
+func (nobody) received(*simConn, []byte) {}
+func (nobody) lost(*simConn)             {}
+
 // suspect gives a connection up that nothing comes from.
 func (c *simClient) suspect(conn *simConn) {
-	c.sim.after(c.sim.between(0, 20*time.Second), func() {
+	c.after(c.sim.between(0, 20*time.Second), func() {
 		if c.conn == conn {
 			c.connect()
 		}
@@ -311,7 +336,7 @@ func (c *simClient) received(conn *simConn, b []byte) {
 	}
 	if c.sim.calm || c.sim.chance(0.3) { // the page runs
 		n := len(c.queue)
-		c.sim.after(c.sim.between(0, 100*time.Millisecond), func() {
+		c.after(c.sim.between(0, 100*time.Millisecond), func() {
 			if c.conn == conn {
 				c.read(n)
 			}
@@ -330,11 +355,12 @@ func (c *simClient) closed(payload []byte) {
 	}
 	if s.calm || s.chance(0.8) {
 		conn.send(build(8, true, string(payload), s.key()))
-		s.after(s.between(0, 100*time.Millisecond), conn.finish)
+		c.after(s.between(0, 100*time.Millisecond), conn.finish)
 		if s.mode != Counted {
 			c.read(len(c.queue)) // the page gets its close event after all messages
 		}
-		c.gone = s.calm || s.chance(0.5) // most take it for the end, some come back all the same
+		superseded := bytes.HasPrefix(payload, []byte(closePayload(4409, "")))
+		c.gone = !superseded && (s.calm || s.chance(0.5)) // most take it for the end, some come back all the same
 	} else {
 		conn.cut(true, true)
 	}
@@ -355,7 +381,7 @@ func (c *simClient) answerLater() {
 	if !c.sim.calm && c.sim.chance(0.1) {
 		d = c.sim.between(0, 3*time.Second)
 	}
-	c.sim.after(d, c.answer)
+	c.after(d, c.answer)
 }
 
 // answer sends pongs: one for each ping or one for all (RFC 6455, section 5.5.3).

@@ -26,7 +26,7 @@ func (c *simClient) acknowledge() {
 		return
 	}
 	c.acking = true
-	c.sim.after(c.sim.between(0, 250*time.Millisecond), func() {
+	c.after(c.sim.between(0, 250*time.Millisecond), func() {
 		c.acking = false
 		if c.conn != nil && c.welcomed {
 			c.write(simMessage{true, fmt.Sprintf("\x1e"+`{"type":"ack","received":%d}`, c.got)})

@@ -29,12 +29,12 @@ type simShell struct {
 	want     []string   // messages that the upstream must have been handed
 	received uint64     // client messages that the session is responsible for
 	handed   int        // messages handed to the upstream, events not counted
-	carried  map[string]Time
 	toMark   []dedup.ID // handed over in this input, not marked yet
 	batch    int        // bytes handed to a blocked upstream
 	full     []Leg      // legs that have got a backlog in this input
-	seen     map[string]Time
-	down     int // upstream messages that the session took
+	pressure bool       // all buffers together are over their limit
+	held     int        // what the house counts for this session
+	down     int        // upstream messages that the session took
 
 	duplicates, resumes, supersedes uint64
 }
@@ -53,9 +53,11 @@ type shellLeg struct {
 }
 
 func newShell(s *sim) *simShell {
-	h := &simShell{sim: s, legs: map[Leg]*shellLeg{}, carried: map[string]Time{}, seen: map[string]Time{}, slowEngine: s.chance(0.2)}
+	h := &simShell{sim: s, legs: map[Leg]*shellLeg{}, slowEngine: s.chance(0.2)}
 	if s.mode != Relay && s.chance(0.7) {
-		h.ids = newSimIDs(s)
+		if h.ids = s.house.ids; h.ids == nil {
+			h.ids = newSimIDs(s)
+		}
 		s.cfg.Dedup = h.ids
 	}
 	return h
@@ -67,7 +69,7 @@ func (h *simShell) begin() {
 	s.up.conn = s.connect(s.up, "upstream")
 	h.legs[Upstream] = &shellLeg{simLeg: s.up.conn.leg, handed: wireReader{fromClient: true}}
 	h.consumed.limit = int(s.limit.MaxMessageBytes)
-	h.core = New(&s.cfg, s.mode, 1, s.rng.Uint64(), s.now)
+	h.core = New(&s.cfg, s.mode, s.number, s.rng.Uint64(), s.now)
 	h.settle()
 }
 
@@ -122,7 +124,8 @@ func (h *simShell) enter(format string, args ...any) {
 	s := h.sim
 	s.steps++
 	s.note(format, args...)
-	h.fx.Pressure = !s.calm && s.rng.IntN(50) == 0
+	h.pressure = !s.calm && (s.rng.IntN(50) == 0 || s.house.pressed())
+	h.fx.Pressure = h.pressure && (s.bug == nil || !s.bug.mutePressure)
 }
 
 func (h *simShell) leave() {
@@ -132,6 +135,7 @@ func (h *simShell) leave() {
 	}
 	h.execute()
 	h.settle()
+	s.house.account(h)
 }
 
 // execute carries effects out as the real shell does.
@@ -207,7 +211,7 @@ func (h *simShell) effect(e *Effect) {
 			s.fail("an id is marked whose message has not been handed over")
 		}
 		h.toMark = slices.Delete(h.toMark, i, i+1)
-		h.ids.mark(e.ID, s.now)
+		h.ids.mark(s.number, e.ID, s.now)
 	case Probe:
 		acked, known := leg.acked(), !h.slowEngine
 		s.note("  probe %s: %d, %v", legName(e.Leg), acked, known)
@@ -295,11 +299,11 @@ func (h *simShell) handedUp(leg *shellLeg) {
 			continue
 		}
 		if id, ok := h.ids.Find([]byte(m.body)); ok {
-			key := h.ids.names[id]
-			if at, again := h.carried[key]; again && s.now-at < Time(h.ids.ttl) {
+			key := h.ids.key(s.number, id)
+			if at, again := h.ids.carried[key]; again && s.now-at < Time(h.ids.ttl) {
 				s.fail("the upstream is handed id %s a second time after %v", key, s.now-at)
 			}
-			h.carried[key] = s.now
+			h.ids.carried[key] = s.now
 			h.toMark = append(h.toMark, id)
 		}
 	}
@@ -336,6 +340,10 @@ func (h *simShell) data(l *simLeg, b []byte) (used int) {
 	for used < len(b) {
 		h.enter("%s: %d bytes", legName(l.id), len(b)-used)
 		given := bytes.Clone(b[used:])
+		most, unsent := h.core.win.messages(), h.core.win.len()-h.core.win.sent
+		if h.core.win.partial() {
+			most++
+		}
 		alive := h.upstreamTakes()
 		var n int
 		if l.id == Upstream {
@@ -346,7 +354,15 @@ func (h *simShell) data(l *simLeg, b []byte) (used int) {
 		h.took(leg, given[:n], alive)
 		used += n
 		h.leave()
-		if h.fx.Pressure && l.id != Upstream && len(h.core.hold) > holdUnderPressure {
+		if h.pressure && h.core.state == StateAttached {
+			if n := h.core.win.messages(); s.mode != Relay && n > max(most, 1) {
+				s.fail("%d messages wait for a client under pressure, there were %d", n, most)
+			}
+			if n := h.core.win.len() - h.core.win.sent; s.mode == Relay && unsent > 0 && n > unsent {
+				s.fail("%d bytes are in transit under pressure, there were %d", n, unsent)
+			}
+		}
+		if h.pressure && l.id != Upstream && len(h.core.hold) > holdUnderPressure {
 			s.fail("%d bytes of an unfinished message held under pressure", len(h.core.hold))
 		}
 		if leg.closed || used < len(b) && h.core.Paused(l.id) {

@@ -80,11 +80,15 @@ func lastOfTrace(seed uint64, b *bug) (lines []string) {
 // A sim is one simulated session and its surroundings.
 type sim struct {
 	seed  uint64
+	house *simHouse
 	rng   *rand.Rand
 	now   Time
 	queue events
 	seq   int
 	steps int // inputs given to the session
+
+	number uint64     // of the session
+	yield  func(Time) // lets the other sessions of the house have their turns up to a time; nil: there are none
 
 	cfg   Config // what the session uses
 	limit Config // a copy that no planted bug can reach
@@ -101,8 +105,10 @@ type sim struct {
 	verbose func(string) // takes the trace; nil: nobody does
 }
 
-func newSim(seed uint64, b *bug) *sim {
-	s := &sim{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), now: Time(time.Hour), bug: b}
+func newSim(seed uint64, b *bug) *sim { return newSimIn(&simHouse{}, 1, seed, b) }
+
+func newSimIn(house *simHouse, number, seed uint64, b *bug) *sim {
+	s := &sim{seed: seed, house: house, number: number, rng: rand.New(rand.NewPCG(seed, 1)), now: Time(time.Hour), bug: b}
 	s.mode = []Mode{Keyed, Keyed, Keyed, Counted, Counted, Counted, Relay}[s.rng.IntN(7)]
 	s.cfg = Config{
 		Grace:           s.between(time.Second, 30*time.Second),
@@ -162,6 +168,7 @@ func (s *sim) run() (err error) {
 			err = fmt.Errorf("seed %d, mode %d, after %d inputs: %s", s.seed, s.mode, s.steps, failed)
 		}
 	}()
+	s.wait(s.now)
 	s.note("mode %d, config %+v", s.mode, s.cfg)
 	s.shell.begin()
 	s.user.connect()
@@ -170,6 +177,8 @@ func (s *sim) run() (err error) {
 
 	s.note("calm from here on")
 	s.calm = true
+	s.jump(s.user, 48*time.Hour) // clocks are put right
+	s.jump(s.up, 48*time.Hour)
 	s.up.calm()
 	s.user.calm()
 	// What is under way must arrive: a slow leg may have to be given up first.
@@ -202,6 +211,7 @@ func (s *sim) patience() time.Duration {
 // until plays events up to a time.
 func (s *sim) until(at Time, events int) {
 	for len(s.queue) > 0 && s.queue[0].at <= at {
+		s.wait(s.queue[0].at)
 		e := heap.Pop(&s.queue).(event)
 		s.now = max(s.now, e.at)
 		e.do()
@@ -213,20 +223,52 @@ func (s *sim) until(at Time, events int) {
 		}
 	}
 	if events > 0 {
-		s.now = at
+		s.wait(at)
+		s.now = max(s.now, at)
 	}
 }
 
-// after plans an event.
-func (s *sim) after(d time.Duration, do func()) {
+// wait lets time pass for the others.
+func (s *sim) wait(at Time) {
+	if s.yield != nil {
+		s.yield(at)
+	}
+}
+
+// after plans an event of the network, the engine or the proxy.
+func (s *sim) after(d time.Duration, do func()) { s.plan(d, nil, do) }
+
+// plan plans an event by the clock of a peer; nil: by the true one.
+func (s *sim) plan(d time.Duration, peer simPeer, do func()) {
 	s.seq++
-	heap.Push(&s.queue, event{s.now.add(d), s.seq, do})
+	heap.Push(&s.queue, event{s.now.add(d), s.seq, peer, do})
+}
+
+// jump sets the clock of a peer: what it has planned comes later, or earlier and much of it at once.
+func (s *sim) jump(peer simPeer, d time.Duration) {
+	s.note("a clock jumps by %v", d)
+	for i := range s.queue {
+		if e := &s.queue[i]; e.peer == peer {
+			e.at = max(s.now, e.at.add(-d))
+		}
+	}
+	heap.Init(&s.queue)
+}
+
+// someJump is how far clocks jump: a little, or to another day. Backwards it is never so far that the peer would
+// seem to have gone for good.
+func (s *sim) someJump() time.Duration {
+	if s.chance(0.5) {
+		return -s.between(0, 20*time.Second)
+	}
+	return s.between(0, 48*time.Hour)
 }
 
 type event struct {
-	at  Time
-	seq int
-	do  func()
+	at   Time
+	seq  int
+	peer simPeer // by whose clock it was planned
+	do   func()
 }
 
 type events []event

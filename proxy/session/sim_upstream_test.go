@@ -21,8 +21,11 @@ func newSimUpstream(s *sim) *simUpstream {
 	return &simUpstream{sim: s, in: wireReader{fromClient: true}}
 }
 
+// after plans by the upstream's clock.
+func (u *simUpstream) after(d time.Duration, do func()) { u.sim.plan(d, u, do) }
+
 func (u *simUpstream) start() {
-	u.sim.after(u.sim.between(0, time.Second), func() {
+	u.after(u.sim.between(0, time.Second), func() {
 		if !u.over && !u.sim.calm {
 			u.act()
 			u.start()
@@ -42,10 +45,10 @@ func (u *simUpstream) act() {
 		u.post()
 	case n < 620: // it reads nothing for a while
 		u.conn.listen(false)
-		s.after(s.between(0, 20*time.Second), func() { u.conn.listen(true) })
+		u.after(s.between(0, 20*time.Second), func() { u.conn.listen(true) })
 	case n < 630:
 		u.silent = true
-		s.after(s.between(0, 20*time.Second), func() { u.silent = false; u.answer() })
+		u.after(s.between(0, 20*time.Second), func() { u.silent = false; u.answer() })
 	case n < 634:
 		code := []int{1000, 1001, 0, 4000}[s.rng.IntN(4)]
 		s.note("upstream: close %d", code)
@@ -69,6 +72,8 @@ func (u *simUpstream) act() {
 		s.note("upstream: silent for good")
 		u.conn.cut(false, false)
 		u.over = true
+	case n < 650 && n > 644:
+		s.jump(u, s.someJump())
 	case n == 642:
 		s.shell.end([]Reason{Evicted, Stopped}[s.rng.IntN(2)])
 	}
@@ -115,7 +120,7 @@ func (u *simUpstream) received(conn *simConn, b []byte) {
 		switch {
 		case f.op == 9:
 			u.pings = append(u.pings, f.payload)
-			u.sim.after(u.sim.between(0, 100*time.Millisecond), u.answer)
+			u.after(u.sim.between(0, 100*time.Millisecond), u.answer)
 		case f.op == 8:
 			if u.sim.chance(0.8) && !u.over {
 				u.conn.send(build(8, true, string(f.payload), nil))

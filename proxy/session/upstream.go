@@ -133,7 +133,8 @@ func (s *Session) room(now Time, size int, first bool, fx *Effects) bool {
 	case s.state == StateLeft, s.up.skip:
 		return true
 	case s.mode == Relay:
-		return !s.stall(w.len()-w.sent >= transitBytes, size, first)
+		unsent := w.len() - w.sent
+		return !s.stall(unsent >= transitBytes || fx.Pressure && unsent > 0, size, first)
 	}
 	fits := w.len()+size <= s.cfg.MaxBytes && (!first || w.messages() < s.cfg.MaxMessages)
 	if s.state != StateAway {
