@@ -88,9 +88,10 @@ func rawTarget(r *http.Request) (path, query string) {
 // upstreamTarget is what r asks for, behind the path and query of the upstream's URL.
 func upstreamTarget(u config.URL, r *http.Request) string {
 	path, query := rawTarget(r)
-	if path != "*" {
-		path = u.Path + path
+	if path == "*" { // the server as a whole (RFC 9112, section 3.2.4)
+		return path
 	}
+	path = u.Path + path
 	if u.RawQuery != "" {
 		own := "?" + strings.ReplaceAll(u.RawQuery, " ", "%20")
 		if len(query) > 1 {
