@@ -13,6 +13,7 @@
 //	relay.go        runs the core's effects in order, on the engine's legs
 //	registry.go     finds sessions by key and by id; token.go: who may resume by token
 //	settings.go     what a configuration means; a reload makes another
+//	door.go         accepts clients, serves handshakes at once (doorman.go, head.go, attempt.go), gives the rest to net/http
 //	proxy.go        listeners, start and stop, limits over all sessions
 //	observe.go      what the admin API shows (counters.go)
 //

@@ -25,9 +25,17 @@ import (
 // requests for the upstream's HTTP origin.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	set := p.settings.Load()
+	conn := handedOf(r)
+	if conn != nil && r.TLS == nil {
+		r.TLS = tlsStateOf(conn.Conn)
+	}
+	if v := conn.takeDenial(); v != nil {
+		v.answer(w, r)
+		return
+	}
 	switch {
 	case isUpgrade(r):
-		p.handshake(set, w, r)
+		p.upgrade(set, w, r)
 	case r.URL.Path == clientPath:
 		p.serveClient(w, r)
 	case r.URL.Path == injectPath && set.cfg.HTTP.InjectClient:
@@ -39,45 +47,80 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// A candidate is a client in its handshake.
-type candidate struct {
-	set   *settings
-	w     http.ResponseWriter
-	r     *http.Request
-	offer resume.Offer
-	bind  [sha256.Size]byte
-	conn  net.Conn // once hijacked
-	early []byte
-}
-
-func (p *Proxy) handshake(set *settings, w http.ResponseWriter, r *http.Request) {
+// upgrade serves a handshake that net/http has read.
+func (p *Proxy) upgrade(set *settings, w http.ResponseWriter, r *http.Request) {
 	if status, msg := checkUpgrade(r); status != 0 {
 		p.counters.refused[refusedMalformed].Add(1)
 		refuseUpgrade(w, status, msg)
 		return
 	}
+	var a attempt
+	a.strict = true
+	stop := context.AfterFunc(r.Context(), a.abandon)
+	v := p.handshake(&candidate{set: set, r: r, attempt: &a, at: hijackable{w}})
+	stop()
+	if v != nil {
+		v.answer(w, r)
+	}
+}
+
+// A candidate is a client in its handshake.
+type candidate struct {
+	set     *settings
+	r       *http.Request // of a door's, only the strings may be kept
+	attempt *attempt
+	at      holder
+	offer   resume.Offer
+	bind    [sha256.Size]byte
+	conn    net.Conn // once taken
+	early   []byte
+}
+
+// A holder has the connection of a candidate, and gives it away for a 101: take returns it
+// with what came behind the head. On an error there is nothing to be done for the client.
+type holder interface {
+	take() (conn net.Conn, early []byte, err error)
+}
+
+// hijackable is net/http as holder.
+type hijackable struct{ w http.ResponseWriter }
+
+func (h hijackable) take() (net.Conn, []byte, error) {
+	conn, rw, err := http.NewResponseController(h.w).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
+	if c, ok := conn.(*handed); ok {
+		early = append(early[:len(early):len(early)], c.unread...)
+		conn = c.Conn
+	}
+	return conn, early, nil
+}
+
+// handshake serves c, which has passed checkUpgrade. The denial is nil where the answer is a 101, and
+// else not answered yet.
+func (p *Proxy) handshake(c *candidate) *denial {
+	set, r := c.set, c.r
 	if !originAllowed(set.cfg.Limits.AllowedOrigins, r) {
-		p.refuse(w, refusedOrigin, http.StatusForbidden, "this Origin may not connect (limits.allowed_origins)")
-		return
+		return p.refuse(refusedOrigin, http.StatusForbidden, "this Origin may not connect (limits.allowed_origins)")
 	}
 	if p.stopping.Load() {
-		p.refuse(w, refusedStopping, http.StatusServiceUnavailable, "the proxy is stopping: try again")
-		return
+		return p.refuse(refusedStopping, http.StatusServiceUnavailable, "the proxy is stopping: try again")
 	}
 	protocols, ok := offeredProtocols(r)
 	if !ok {
-		p.refuse(w, refusedMalformed, http.StatusBadRequest, "Sec-WebSocket-Protocol must list different tokens, 100 at most")
-		return
+		return p.refuse(refusedMalformed, http.StatusBadRequest, "Sec-WebSocket-Protocol must list different tokens, 100 at most")
 	}
-	c := &candidate{set: set, w: w, r: r, offer: resume.ReadOffer(protocols), bind: bindDigest(set.cfg.Session.Bind, r)}
+	c.offer, c.bind = resume.ReadOffer(protocols), bindDigest(set.cfg.Session.Bind, r)
 	switch {
 	case c.offer.Resume:
 		p.resumeByToken(c)
+		return nil
 	case c.offer.V1:
-		p.open(c, nil, session.Counted)
-	default:
-		p.openByKey(c)
+		return p.open(c, nil, session.Counted)
 	}
+	return p.openByKey(c)
 }
 
 // offeredProtocols lists the subprotocols that r offers (RFC 6455, section 11.3.4).
@@ -101,57 +144,61 @@ func notTokenChar(c rune) bool {
 
 // openByKey serves a client that knows nothing of the proxy: its session is found by
 // session.key.
-func (p *Proxy) openByKey(c *candidate) {
+func (p *Proxy) openByKey(c *candidate) *denial {
 	key, missing, err := sessionKey(c.set.cfg.Session.Key, c.r)
 	if err != nil {
-		p.refuse(c.w, refusedMalformed, http.StatusBadRequest, err.Error())
-		return
+		return p.refuse(refusedMalformed, http.StatusBadRequest, err.Error())
 	}
 	if missing != "" {
 		p.noteUnkeyed(missing)
-		p.open(c, nil, session.Relay)
-		return
+		return p.open(c, nil, session.Relay)
 	}
-	ctx, cancel := context.WithTimeout(c.r.Context(), c.set.cfg.Limits.HandshakeTimeout)
-	defer cancel()
+	var ctx context.Context // only those who wait for others need one
 	for {
-		found, mine, err := p.sessions.claim(ctx, key)
+		found, mine, ready := p.sessions.claim(key)
 		switch {
-		case err != nil:
-			p.refuse(c.w, refusedUpstream, http.StatusGatewayTimeout, "another handshake for the same session takes too long")
-			return
 		case mine != nil:
-			p.open(c, mine, session.Keyed)
-			return
-		case p.resumeByKey(c, found):
-			return
+			return p.open(c, mine, session.Keyed)
+		case found != nil:
+			if v, left := p.resumeByKey(c, found); !left {
+				return v
+			}
+			// It left in this very moment; its key is free, or will be in the next.
+			p.sessions.forget(found)
+			continue
 		}
-		// It left in this very moment; its key is free, or will be in the next.
-		p.sessions.forget(found)
+		if ctx == nil {
+			var cancel context.CancelFunc
+			ctx, cancel = c.attempt.context(time.Now().Add(c.set.cfg.Limits.HandshakeTimeout))
+			defer cancel()
+		}
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return p.refuse(refusedUpstream, http.StatusGatewayTimeout, "another handshake for the same session takes too long")
+		}
 	}
 }
 
-// resumeByKey attaches c to the session of its key; false means that the session has left.
-func (p *Proxy) resumeByKey(c *candidate, r *relay) bool {
+// resumeByKey attaches c to the session of its key, unless that has left.
+func (p *Proxy) resumeByKey(c *candidate, r *relay) (v *denial, left bool) {
 	if subtle.ConstantTimeCompare(c.bind[:], r.bind[:]) != 1 {
-		p.refuse(c.w, refusedBind, http.StatusForbidden, "this session belongs to a client with other credentials (session.bind)")
-		return true
+		return p.refuse(refusedBind, http.StatusForbidden, "this session belongs to a client with other credentials (session.bind)"), false
 	}
 	cl := claim{nonce: rand.Uint64()}
 	switch err := r.mayResume(cl); {
 	case errors.Is(err, errLeft):
-		return false
+		return nil, true
 	case err != nil:
-		p.refuse(c.w, refusedConflict, http.StatusConflict, err.Error())
-		return true
+		return p.refuse(refusedConflict, http.StatusConflict, err.Error()), false
 	}
-	if !p.hijack(c) {
-		return true
+	if !p.take(c) {
+		return nil, false
 	}
 	if err := r.resume(c.conn, c.early, c.answer(r.protocol, nil), cl); err != nil {
 		p.tooLate(c)
 	}
-	return true
+	return nil, false
 }
 
 // resumeByToken attaches a tideover.v1 client to its session. A browser's script sees no
@@ -163,7 +210,7 @@ func (p *Proxy) resumeByToken(c *candidate) {
 		p.answerAndClose(c, resume.CodeGone, p.departed.reason(c))
 		return
 	}
-	if !p.hijack(c) {
+	if !p.take(c) {
 		return
 	}
 	switch err := r.resume(c.conn, c.early, c.answer("", nil), cl); {
@@ -194,15 +241,14 @@ func (p *Proxy) byToken(c *candidate) (*relay, claim) {
 
 // open dials the upstream for a new session and attaches the client to it. mine is the place that
 // was reserved for its key, or nil.
-func (p *Proxy) open(c *candidate, mine *place, mode session.Mode) {
-	up, why := p.openUpstream(c)
+func (p *Proxy) open(c *candidate, mine *place, mode session.Mode) *denial {
+	up, v := p.openUpstream(c)
 	if up == nil {
 		// Before the answer, which may take as long as the client likes.
 		if mine != nil {
 			p.sessions.giveUp(mine)
 		}
-		why()
-		return
+		return v
 	}
 	r := &relay{
 		p: p, set: c.set,
@@ -219,35 +265,28 @@ func (p *Proxy) open(c *candidate, mine *place, mode session.Mode) {
 	p.counters.opened[mode].Add(1)
 	// From here on the session is its own: it ends when its core says so.
 	r.open(up, mine, c.conn, c.early, c.answer(up.Protocol, up.Header), claim{fresh: newSecret(), nonce: rand.Uint64()})
+	return nil
 }
 
 // openUpstream dials for a new session, counts it against the limit, and takes the client's
-// connection over. Without an upstream, why answers the client.
-func (p *Proxy) openUpstream(c *candidate) (up *upstreamConn, why func()) {
+// connection over. Without an upstream, the denial answers the client; none: it has gone.
+func (p *Proxy) openUpstream(c *candidate) (up *upstreamConn, v *denial) {
 	if p.live.Add(1) > int64(c.set.cfg.Limits.MaxSessions) {
 		p.live.Add(-1)
-		return nil, func() {
-			p.refuse(c.w, refusedLimit, http.StatusServiceUnavailable, "too many sessions (limits.max_sessions)")
-		}
+		return nil, p.refuse(refusedLimit, http.StatusServiceUnavailable, "too many sessions (limits.max_sessions)")
 	}
-	up, err := c.set.dialer.dial(c.r.Context(), c.r, addr(c.r.RemoteAddr), c.offer.App)
+	up, err := c.set.dialer.open(c.attempt, c.r, c.r.RemoteAddr, c.offer.App)
 	if err != nil {
 		p.live.Add(-1)
-		return nil, func() { p.refuseUpstream(c, err) }
+		return nil, p.refuseUpstream(err)
 	}
-	if !p.hijack(c) {
+	if !p.take(c) {
 		p.live.Add(-1)
 		up.Conn.Close()
-		return nil, func() {}
+		return nil, nil
 	}
 	return up, nil
 }
-
-// addr is a client's address as net/http knows it.
-type addr string
-
-func (addr) Network() string  { return "tcp" }
-func (a addr) String() string { return string(a) }
 
 // answer is the 101 that opens the WebSocket (RFC 6455, section 4.2.2). protocol is the
 // application's, selected only if the client offered it; extra are the upstream's own
@@ -274,22 +313,20 @@ func (c *candidate) answer(protocol string, extra http.Header) []byte {
 	return append(b, "\r\n"...)
 }
 
-// hijack takes the connection over from net/http. On false the client is gone.
-func (p *Proxy) hijack(c *candidate) bool {
-	conn, rw, err := http.NewResponseController(c.w).Hijack()
+// take takes the connection over. On false the client is gone.
+func (p *Proxy) take(c *candidate) bool {
+	conn, early, err := c.at.take()
 	if err != nil {
 		p.log.Error("take over a client's connection", zap.Error(err))
-		http.Error(c.w, "this connection can't become a WebSocket", http.StatusInternalServerError)
 		return false
 	}
-	c.conn = conn
-	c.early, _ = rw.Reader.Peek(rw.Reader.Buffered())
+	c.conn, c.early = conn, early
 	return true
 }
 
 // answerAndClose completes the handshake only to say why the WebSocket is closed.
 func (p *Proxy) answerAndClose(c *candidate, code uint16, reason string) {
-	if p.hijack(c) {
+	if p.take(c) {
 		p.farewell(c, frame.AppendClose(c.answer("", nil), code, reason, nil))
 	}
 }
@@ -315,26 +352,31 @@ func (p *Proxy) farewell(c *candidate, last []byte) {
 	}
 }
 
-// refuse answers a handshake that the proxy itself turns away.
-func (p *Proxy) refuse(w http.ResponseWriter, why refusedBecause, status int, msg string) {
+// refuse is the answer to a handshake that the proxy itself turns away.
+func (p *Proxy) refuse(why refusedBecause, status int, msg string) *denial {
 	p.counters.refused[why].Add(1)
-	w.Header().Set("Connection", "close")
-	if status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "1")
-	}
-	http.Error(w, msg, status)
+	return &denial{answer: func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close")
+		if status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "1")
+		}
+		http.Error(w, msg, status)
+	}}
 }
 
-// refuseUpstream answers a handshake for which there is no upstream.
-func (p *Proxy) refuseUpstream(c *candidate, err error) {
+// refuseUpstream is the answer to a handshake for which there is no upstream.
+func (p *Proxy) refuseUpstream(err error) *denial {
 	var refused *refusal
 	if errors.As(err, &refused) {
 		p.counters.refused[refusedByUpstream].Add(1)
-		refused.relay(c.w)
-		return
+		return &denial{
+			answer: func(w http.ResponseWriter, r *http.Request) { refused.relay(r.Context(), w) },
+			drop:   func() { _ = refused.Body.Close() },
+		}
 	}
+	var open *circuitError
 	switch {
-	case retryAfter(c.w, err):
+	case errors.As(err, &open):
 		p.counters.refused[refusedCircuit].Add(1)
 	case errors.Is(err, errClientGone):
 		p.counters.refused[refusedUpstream].Add(1)
@@ -343,5 +385,8 @@ func (p *Proxy) refuseUpstream(c *candidate, err error) {
 		p.counters.dialFailed[dialFailure(err)].Add(1)
 	}
 	status := statusOf(err)
-	http.Error(c.w, fmt.Sprintf("%d %s: the WebSocket backend gave no answer", status, http.StatusText(status)), status)
+	return &denial{answer: func(w http.ResponseWriter, _ *http.Request) {
+		retryAfter(w, err)
+		http.Error(w, fmt.Sprintf("%d %s: the WebSocket backend gave no answer", status, http.StatusText(status)), status)
+	}}
 }

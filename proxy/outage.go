@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -116,12 +115,12 @@ func statusOf(err error) int {
 }
 
 // classify wraps err, met while doing what, in the kind that statusOf and outageLog go by.
-// client is the context of the client's request, without the timeouts for the upstream.
-func classify(client context.Context, what string, err error) error {
+// gone says that the client is.
+func classify(gone bool, what string, err error) error {
 	kind := errUnreachable
 	var timeout interface{ Timeout() bool } // net.Error, context and os deadlines alike
 	switch {
-	case errors.Is(client.Err(), context.Canceled):
+	case gone:
 		kind = errClientGone
 	case errors.As(err, &timeout) && timeout.Timeout():
 		kind = errTooSlow

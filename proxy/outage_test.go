@@ -110,7 +110,7 @@ func TestClassify(t *testing.T) {
 		{gone, fmt.Errorf("%w: %w", errBroken, io.EOF), errClientGone, 499},
 		{late, context.DeadlineExceeded, errTooSlow, 504},
 	} {
-		err := classify(c.client, "connect", c.err)
+		err := classify(errors.Is(c.client.Err(), context.Canceled), "connect", c.err)
 		if !errors.Is(err, c.kind) || !errors.Is(err, c.err) || statusOf(err) != c.status {
 			t.Errorf("%v: classified as %q with status %d, want %q with %d", c.err, err, statusOf(err), c.kind, c.status)
 		}

@@ -185,7 +185,7 @@ func (p *passthrough) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if !errors.As(err, &op) || op.Op != "dial" {
 		err = fmt.Errorf("%w: %w", errBroken, err) // it was reached
 	}
-	err = classify(r.Context(), "relay a request to upstream "+upstreamName(p.url), err)
+	err = classify(errors.Is(r.Context().Err(), context.Canceled), "relay a request to upstream "+upstreamName(p.url), err)
 	p.outages.note(err)
 	status := statusOf(err)
 	if errors.Is(err, errClientGone) {

@@ -117,12 +117,17 @@ func (p *Proxy) serve(ctx context.Context, public, adminListener net.Listener) e
 		ReadHeaderTimeout: cfg.Limits.HandshakeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          errorLog,
+		ErrorLog:          errorLog.logger(),
 	}
+	door := newDoor(p, &tlsListener{public, p}, server, errorLog)
 	failed := make(chan error, 2)
-	go p.serveOn(server, &tlsListener{public, p}, failed)
+	go func() {
+		if err := door.run(); err != nil {
+			failed <- err
+		}
+	}()
 	p.serving.Store(true)
-	adminServer := &http.Server{Handler: admin.NewHandler(p), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: idleTimeout, ErrorLog: errorLog}
+	adminServer := &http.Server{Handler: admin.NewHandler(p), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: idleTimeout, ErrorLog: errorLog.logger()}
 	if adminListener != nil {
 		go p.serveOn(adminServer, adminListener, failed)
 	}
@@ -132,7 +137,7 @@ func (p *Proxy) serve(ctx context.Context, public, adminListener net.Listener) e
 	case err = <-failed:
 	}
 	p.stopping.Store(true)
-	p.stop(server)
+	p.stop(door)
 	_ = adminServer.Close()
 	return err
 }
@@ -144,14 +149,14 @@ func (p *Proxy) serveOn(server *http.Server, l net.Listener, failed chan<- error
 }
 
 // stop ends all sessions and waits for their last bytes, for closeTimeout at most.
-func (p *Proxy) stop(server *http.Server) {
+func (p *Proxy) stop(door *door) {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	// Handshakes under way get their answer first; hijacked connections are not counted.
 	shut := make(chan struct{})
 	go func() {
 		defer close(shut)
-		_ = server.Shutdown(ctx)
+		door.shutdown(ctx)
 	}()
 	for wait := time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 50*time.Millisecond) {
 		lastOnes := false // a handshake under way may still become a session
@@ -169,7 +174,6 @@ func (p *Proxy) stop(server *http.Server) {
 		case <-time.After(wait):
 		}
 	}
-	_ = server.Close()
 	<-shut
 	p.engine.Close()
 	p.endAll() // those that came too late to be told

@@ -15,7 +15,7 @@ type refusal struct {
 	Status int
 	Header http.Header // end-to-end ones
 	// Body streams from the upstream's connection, which Close closes. A read fails once
-	// the upstream has sent nothing for the connect timeout or the client is gone.
+	// the upstream has sent nothing for the connect timeout.
 	Body io.ReadCloser
 
 	timeout time.Duration // for each step of relay
@@ -40,11 +40,12 @@ func (x *refusal) Error() string {
 	return fmt.Sprintf("upstream refused the handshake with %d %s", x.Status, http.StatusText(x.Status))
 }
 
-// relay answers the client with the refusal and closes it. Where the body breaks off it
+// relay answers the client, who is there until ctx is done, with the refusal and closes it. Where the body breaks off it
 // panics with http.ErrAbortHandler, as httputil.ReverseProxy does, so that the client does
 // not take half a body for a whole one.
-func (x *refusal) relay(w http.ResponseWriter) {
+func (x *refusal) relay(ctx context.Context, w http.ResponseWriter) {
 	defer x.Body.Close()
+	defer context.AfterFunc(ctx, func() { _ = x.Body.Close() })()
 	h := w.Header()
 	for name, values := range x.Header {
 		h[name] = values
@@ -78,11 +79,6 @@ type refusalBody struct {
 	io.Reader
 	conn    net.Conn
 	timeout time.Duration
-	stop    func() bool
-}
-
-func newRefusalBody(client context.Context, body io.Reader, conn net.Conn, timeout time.Duration) *refusalBody {
-	return &refusalBody{body, conn, timeout, context.AfterFunc(client, func() { conn.Close() })}
 }
 
 func (b *refusalBody) Read(p []byte) (int, error) {
@@ -91,6 +87,5 @@ func (b *refusalBody) Read(p []byte) (int, error) {
 }
 
 func (b *refusalBody) Close() error {
-	b.stop()
 	return b.conn.Close()
 }

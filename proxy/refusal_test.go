@@ -25,7 +25,7 @@ func refusing(t *testing.T, d testDialer) *httptest.Server {
 			t.Errorf("dial: %v, %v; want a refusal", conn, err)
 			return
 		}
-		refused.relay(w)
+		refused.relay(r.Context(), w)
 	}))
 	t.Cleanup(server.Close)
 	return server
@@ -142,7 +142,7 @@ func TestRefusalStalls(t *testing.T) {
 			var aborted any
 			func() {
 				defer func() { aborted = recover() }()
-				refused.relay(w)
+				refused.relay(t.Context(), w)
 			}()
 			took := time.Since(begun)
 			synctest.Wait()

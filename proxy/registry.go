@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"hash/maphash"
 	"sync"
 )
@@ -41,30 +40,22 @@ func (g *registry) shard(s string) *shard {
 }
 
 // claim finds the session of key, or reserves its place: exactly one of two clients that come
-// with a new key at the same time gets to dial, the other one waits and then resumes.
-// Of relay and mine, one is set unless ctx is done.
-func (g *registry) claim(ctx context.Context, key string) (found *relay, mine *place, err error) {
+// with a new key at the same time gets to dial, the other one waits and then resumes. Of the
+// results one is set; ready is closed when it is worth to claim again.
+func (g *registry) claim(key string) (found *relay, mine *place, ready <-chan struct{}) {
 	sh := g.shard(key)
-	for {
-		sh.mu.Lock()
-		p := sh.byKey[key]
-		if p == nil {
-			p = &place{key: key, ready: make(chan struct{})}
-			sh.byKey[key] = p
-			sh.mu.Unlock()
-			return nil, p, nil
-		}
-		if p.relay != nil {
-			sh.mu.Unlock()
-			return p.relay, nil, nil
-		}
-		sh.mu.Unlock()
-		select {
-		case <-p.ready:
-		case <-ctx.Done():
-			return nil, nil, context.Cause(ctx)
-		}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	p := sh.byKey[key]
+	switch {
+	case p == nil:
+		p = &place{key: key, ready: make(chan struct{})}
+		sh.byKey[key] = p
+		return nil, p, nil
+	case p.relay != nil:
+		return p.relay, nil, nil
 	}
+	return nil, nil, p.ready
 }
 
 // giveUp frees a reserved place for whoever waits for it.

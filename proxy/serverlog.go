@@ -15,9 +15,10 @@ const acceptReminder = time.Minute
 // newServerLog gives what net/http's server has to say the level it deserves. Most of it is the doing of some
 // client (a handshake that is none, a TLS record that is none). A panic is a fault of ours, and a failing
 // accept (mostly for want of descriptors) keeps everybody out: operators must hear of those.
-func newServerLog(zlog *zap.Logger) *log.Logger {
-	return log.New(&serverLog{log: zlog}, "", 0)
-}
+func newServerLog(zlog *zap.Logger) *serverLog { return &serverLog{log: zlog} }
+
+// logger is what net/http takes.
+func (s *serverLog) logger() *log.Logger { return log.New(s, "", 0) }
 
 type serverLog struct {
 	log *zap.Logger
@@ -37,16 +38,24 @@ func (s *serverLog) Write(line []byte) (int, error) {
 	text := string(bytes.TrimSpace(line))
 	switch {
 	case bytes.HasPrefix(line, panicLine):
-		s.log.Error("a request made the proxy panic; it is the only one that is lost", zap.String("panic", text))
+		s.panicked(text)
 	case bytes.HasPrefix(line, acceptLine):
-		if failures, worthALine := s.refused(time.Now()); worthALine {
-			s.log.Warn("clients can't be accepted for now: they wait (further failures are counted, with a line at most once a minute)",
-				zap.String("error", text[len(acceptLine):]), zap.Int("failures", failures))
-		}
+		s.acceptFailed(text[len(acceptLine):])
 	default:
 		s.log.Debug(text)
 	}
 	return len(line), nil
+}
+
+func (s *serverLog) panicked(text string) {
+	s.log.Error("a request made the proxy panic; it is the only one that is lost", zap.String("panic", text))
+}
+
+func (s *serverLog) acceptFailed(text string) {
+	if failures, worthALine := s.refused(time.Now()); worthALine {
+		s.log.Warn("clients can't be accepted for now: they wait (further failures are counted, with a line at most once a minute)",
+			zap.String("error", text), zap.Int("failures", failures))
+	}
 }
 
 // refused counts a failing accept.

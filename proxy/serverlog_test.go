@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"syscall"
@@ -26,19 +27,21 @@ func (l *brokenListener) Accept() (net.Conn, error) {
 	return nil, &net.OpError{Op: "accept", Net: "tcp", Err: syscall.EMFILE}
 }
 
-func (l *brokenListener) Addr() net.Addr { return addr("test") }
+func (l *brokenListener) Addr() net.Addr { return &net.UnixAddr{Name: "test"} }
 func (l *brokenListener) Close() error   { return nil }
 
 // Operators hear that clients can't be accepted: at once, and then once a minute.
 func TestFailingAcceptIsLoggedOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, lines := observer.New(zap.DebugLevel)
-		server := &http.Server{ErrorLog: newServerLog(zap.New(core))}
+		log := newServerLog(zap.New(core))
 		began := time.Now()
-		_ = server.Serve(&brokenListener{failures: 200})
+		if err := newDoor(&Proxy{}, &brokenListener{failures: 200}, &http.Server{}, log).run(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("the door ended with %v, want it to with the listener's end", err)
+		}
 		minutes := int(time.Since(began) / time.Minute)
 		if minutes < 2 {
-			t.Fatalf("net/http tried 200 times within %v: it no longer waits between two tries", time.Since(began))
+			t.Fatalf("the door tried 200 times within %v: it does not wait between two tries", time.Since(began))
 		}
 		if lines.Len() != minutes+1 || lines.FilterLevelExact(zap.WarnLevel).Len() != lines.Len() {
 			t.Errorf("%d lines in %d minutes, want one warning at once and one a minute: %v", lines.Len(), minutes, lines.All())
@@ -54,7 +57,7 @@ func TestServerLogLevels(t *testing.T) {
 		"http: URL query contains semicolon":                  zap.DebugLevel,
 	} {
 		core, lines := observer.New(zap.DebugLevel)
-		newServerLog(zap.New(core)).Print(text)
+		newServerLog(zap.New(core)).logger().Print(text)
 		if lines.Len() != 1 || lines.All()[0].Level != want {
 			t.Errorf("%q: %v, want one line of level %v", text, lines.All(), want)
 		}
@@ -68,7 +71,7 @@ func TestPanicOfAHandlerIsAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("planted") }), ErrorLog: newServerLog(zap.New(core))}
+	server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("planted") }), ErrorLog: newServerLog(zap.New(core)).logger()}
 	go server.Serve(ln)
 	defer server.Close()
 	if response, err := http.Get("http://" + ln.Addr().String()); err == nil {

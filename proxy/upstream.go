@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -50,20 +51,19 @@ type upstreamConn struct {
 	Protocol string
 }
 
-// dial opens a WebSocket to the upstream on behalf of r, a client's handshake from
-// clientAddr, offering it protocols as subprotocols.
+// open opens a WebSocket to the upstream on behalf of r, a client's handshake from
+// remoteAddr, offering it protocols as subprotocols.
 //
 // The upstream gets r's target behind its own URL's path, r's Host, and r's headers save
 // those between client and proxy: hop-by-hop headers, the handshake's own, extensions (none is
 // negotiated), and X-Forwarded-* and Forwarded, which an untrusted client may have made up
-// and which say now whom the proxy itself saw. ctx is the client's: once it is done,
-// dialling ends.
+// and which say now whom the proxy itself saw. Once a is abandoned, dialling ends.
 //
 // The error is a *refusal, whose Body must be closed, where the upstream answered anything
 // but 101; otherwise statusOf tells what the client should get, and a *circuitError in it when.
 // The outage log knows already.
-func (d *dialer) dial(ctx context.Context, r *http.Request, clientAddr net.Addr, protocols []string) (*upstreamConn, error) {
-	up, refused, err := d.open(ctx, r, clientAddr, protocols)
+func (d *dialer) open(a *attempt, r *http.Request, remoteAddr string, protocols []string) (*upstreamConn, error) {
+	up, refused, err := d.dial(a, r, remoteAddr, protocols)
 	d.outages.note(err)
 	if refused != nil {
 		return nil, refused
@@ -71,35 +71,33 @@ func (d *dialer) dial(ctx context.Context, r *http.Request, clientAddr net.Addr,
 	return up, err
 }
 
-func (d *dialer) open(ctx context.Context, r *http.Request, clientAddr net.Addr, protocols []string) (_ *upstreamConn, _ *refusal, err error) {
-	limited, cancel := context.WithTimeout(ctx, d.timeout)
-	defer cancel()
-	conn, err := d.outages.circuit.connect(limited, func() (net.Conn, error) { return d.connect(limited) })
+func (d *dialer) dial(a *attempt, r *http.Request, remoteAddr string, protocols []string) (*upstreamConn, *refusal, error) {
+	deadline := time.Now().Add(d.timeout)
+	ctx, cancel := a.context(deadline)
+	conn, err := d.outages.circuit.connect(ctx, func() (net.Conn, error) { return d.connect(ctx) })
+	cancel()
 	if err != nil {
-		return nil, nil, classify(ctx, "connect to upstream "+upstreamName(d.url), err)
+		return nil, nil, classify(a.isGone(), "connect to upstream "+upstreamName(d.url), err)
 	}
-	defer func() {
-		if err != nil {
-			conn.Close()
-			err = classify(ctx, "WebSocket handshake with upstream "+upstreamName(d.url), err)
-		}
-	}()
-	// A deadline in the past interrupts reads and writes in progress.
-	stop := context.AfterFunc(limited, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+	a.begin(conn, deadline)
 	key := newKey()
-	if _, err := conn.Write(d.request(r, clientAddr.String(), protocols, key)); err != nil {
-		return nil, nil, err
+	var answer *answer
+	if _, err = conn.Write(d.request(r, remoteAddr, protocols, key)); err == nil {
+		answer, err = readAnswer(conn, key, protocols)
 	}
-	answer, err := readAnswer(conn, key, protocols)
+	switch here := a.end(); {
+	case err != nil:
+	case !here:
+		err = context.Canceled
+	case time.Now().After(deadline):
+		err = os.ErrDeadlineExceeded // not noticed by a conn that was not asked to
+	}
 	if err != nil {
-		return nil, nil, err
-	}
-	if !stop() { // the deadline is being set, perhaps after the last read
-		return nil, nil, limited.Err()
+		conn.Close()
+		return nil, nil, classify(a.isGone(), "WebSocket handshake with upstream "+upstreamName(d.url), err)
 	}
 	if answer.refused != nil {
-		answer.refused.Body = newRefusalBody(ctx, answer.refused.Body, conn, d.timeout)
+		answer.refused.Body = &refusalBody{answer.refused.Body, conn, d.timeout}
 		answer.refused.timeout = d.timeout
 		return nil, answer.refused, nil
 	}

@@ -58,6 +58,13 @@ func upstreamTLS(t testing.TB, u config.URL, own config.UpstreamTLS) *pemFiles[t
 	return files
 }
 
+// dial opens a WebSocket for a client that is there until ctx is done.
+func (d testDialer) dial(ctx context.Context, r *http.Request, client net.Addr, protocols []string) (*upstreamConn, error) {
+	a := attempt{strict: true}
+	defer context.AfterFunc(ctx, a.abandon)()
+	return d.open(&a, r, client.String(), protocols)
+}
+
 // patience is a connect timeout that no test wants to see pass.
 const patience = 30 * time.Second
 

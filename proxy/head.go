@@ -1,0 +1,168 @@
+package proxy
+
+import (
+	"bytes"
+	"net/http"
+	"net/textproto"
+	"net/url"
+)
+
+const (
+	// maxHeadBytes is the largest head of a handshake that the door itself reads.
+	maxHeadBytes = 8 << 10
+	// maxHeadLines is how many header lines it may have.
+	maxHeadLines = 64
+)
+
+// A head reads the head of a request, into memory that serves one request after the other.
+type head struct {
+	buf     [maxHeadBytes]byte
+	n       int // bytes in buf
+	scanned int // bytes in which no end was found
+	request http.Request
+	header  http.Header
+	values  [maxHeadLines]string
+}
+
+// end is where the head ends, 0 as long as its end has not been read. As for net/http a line may
+// end without a CR.
+func (h *head) end() int {
+	for i := h.scanned; ; {
+		next := bytes.IndexByte(h.buf[i:h.n], '\n')
+		if next < 0 {
+			return 0
+		}
+		i += next + 1
+		switch rest := h.buf[i:h.n]; {
+		case len(rest) > 0 && rest[0] == '\n':
+			return i + 1
+		case len(rest) > 1 && rest[0] == '\r' && rest[1] == '\n':
+			return i + 2
+		}
+		h.scanned = i - 1 // the next look begins with this line feed
+	}
+}
+
+// parse makes the request of the head that ends at end, a GET without a body. Of what net/http lets
+// pass it takes only a part: targets that are paths, one plain Host, lines that end with CRLF and are
+// not folded, and no header that would say more about the message itself. ok is false for all else, which
+// does not say that it is wrong. The request is good until the next reset; its strings stay.
+func (h *head) parse(end int) (r *http.Request, ok bool) {
+	if end < 2 || h.buf[end-2] != '\r' {
+		return nil, false
+	}
+	text := string(h.buf[:end-2]) // without the empty line
+	const method, version = "GET ", " HTTP/1.1\r\n"
+	i := len(method)
+	if len(text) < i || text[:i] != method || text[i] != '/' {
+		return nil, false
+	}
+	for i < len(text) && text[i] > ' ' && text[i] < 0x7f {
+		i++
+	}
+	target := text[len(method):i]
+	if len(text)-i < len(version) || text[i:i+len(version)] != version {
+		return nil, false
+	}
+	if h.header == nil {
+		h.header = make(http.Header, 16)
+	}
+	hosts, host := 0, ""
+	lines := 0
+	for i += len(version); i < len(text); lines++ {
+		nameAt := i
+		for i < len(text) && nameChar[text[i]] {
+			i++
+		}
+		if i == nameAt || i == len(text) || text[i] != ':' || lines == maxHeadLines {
+			return nil, false
+		}
+		name := text[nameAt:i]
+		valueAt := i + 1
+		for i++; i < len(text) && (text[i] >= ' ' && text[i] != 0x7f || text[i] == '\t'); {
+			i++
+		}
+		if len(text)-i < 2 || text[i] != '\r' || text[i+1] != '\n' {
+			return nil, false
+		}
+		value := textproto.TrimString(text[valueAt:i])
+		i += 2
+		switch name = canonicalName(name); name {
+		case "Host":
+			hosts, host = hosts+1, value
+			continue
+		case "Content-Length", "Transfer-Encoding", "Trailer", "Expect":
+			return nil, false
+		}
+		if before := h.header[name]; before != nil {
+			h.header[name] = append(before, value)
+		} else {
+			h.values[lines] = value
+			h.header[name] = h.values[lines : lines+1 : lines+1]
+		}
+	}
+	if hosts != 1 || !plainHost(host) {
+		return nil, false
+	}
+	if h.header["Pragma"] != nil && h.header["Cache-Control"] == nil {
+		return nil, false // net/http makes one of the other
+	}
+	u, err := url.ParseRequestURI(target)
+	if err != nil {
+		return nil, false
+	}
+	h.request = http.Request{
+		Method: http.MethodGet, URL: u, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: h.header, Body: http.NoBody, Host: host, RequestURI: target,
+	}
+	return &h.request, true
+}
+
+// reset forgets a request.
+func (h *head) reset() {
+	h.n, h.scanned, h.request = 0, 0, http.Request{}
+	clear(h.header)
+	clear(h.values[:])
+}
+
+// canonicalName is the key of a header in a http.Header.
+func canonicalName(name string) string {
+	if known := spellings[name]; known != "" {
+		return known
+	}
+	return textproto.CanonicalMIMEHeaderKey(name)
+}
+
+// spellings are the keys of headers that clients write in another way. Else each would be made anew.
+var spellings = map[string]string{
+	"Sec-WebSocket-Key":        "Sec-Websocket-Key",
+	"Sec-WebSocket-Version":    "Sec-Websocket-Version",
+	"Sec-WebSocket-Protocol":   "Sec-Websocket-Protocol",
+	"Sec-WebSocket-Extensions": "Sec-Websocket-Extensions",
+	"sec-websocket-key":        "Sec-Websocket-Key",
+	"sec-websocket-version":    "Sec-Websocket-Version",
+	"sec-websocket-protocol":   "Sec-Websocket-Protocol",
+	"sec-websocket-extensions": "Sec-Websocket-Extensions",
+	"DNT":                      "Dnt",
+	"X-Request-ID":             "X-Request-Id",
+	"X-Real-IP":                "X-Real-Ip",
+}
+
+// nameChar tells the characters of a token (RFC 9110, section 5.6.2).
+var nameChar = func() (is [256]bool) {
+	for c := range is {
+		is[c] = !notTokenChar(rune(c))
+	}
+	return is
+}()
+
+// plainHost reports whether host is made of what names, addresses and ports are made of.
+func plainHost(host string) bool {
+	for i := range len(host) {
+		c := host[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-' || c == ':' || c == '_' || c == '[' || c == ']') {
+			return false
+		}
+	}
+	return host != ""
+}
