@@ -272,7 +272,7 @@ func (c *comparison) one(ctx context.Context, kind *proxyKind, tc *testCase, ln 
 		"--duration", duration.String(), "--settle", c.settle.String())
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
-	if err = startOn(c.loadCPU, cmd); err == nil {
+	if err = startPinned(c.loadCPU, cmd); err == nil {
 		err = cmd.Wait()
 	}
 	if err != nil {

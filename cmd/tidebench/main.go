@@ -32,7 +32,7 @@ func main() {
 		Use: "tidebench", Short: "Measure what relaying WebSockets costs",
 		SilenceErrors: true, SilenceUsage: true, CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
-	root.AddCommand(loadCommand(), upstreamCommand(), compareCommand())
+	root.AddCommand(loadCommand(), upstreamCommand(), compareCommand(), pinCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "tidebench: %v\n", err)
 		os.Exit(1)
@@ -64,6 +64,8 @@ func loadCommand() *cobra.Command {
   idle     sessions that say nothing (memory)
   new      connect, handshake, close, with ever new numbers
   resume   reset the connection, and connect again with the same number
+  grow     idle, then echo
+  storm    reset all connections but those of --talkers at once, and have all clients back
 
 The upstream is tidebench's own: --upstream serves it in the same thread, tidebench upstream elsewhere.`,
 		Args: cobra.NoArgs,
@@ -92,8 +94,8 @@ The upstream is tidebench's own: --upstream serves it in the same thread, tidebe
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.target, "target", "", "where to connect; the number of the session is appended")
-	f.StringVar(&o.mode, "mode", modeEcho, "echo, down, idle, new or resume")
+	f.StringSliceVar(&o.targets, "target", nil, "where to connect, in turn; the number of the session is appended")
+	f.StringVar(&o.mode, "mode", modeEcho, "echo, down, idle, new, resume, grow or storm")
 	f.IntVar(&o.conns, "conns", 100, "sessions")
 	f.IntVar(&o.size, "size", 128, "bytes of a message")
 	f.BoolVar(&o.json, "ids", false, "send JSON text messages, each with an id of its own")
@@ -105,7 +107,8 @@ The upstream is tidebench's own: --upstream serves it in the same thread, tidebe
 	f.DurationVar(&o.settle, "settle", 10*time.Second, "idle: time until memory is read")
 	f.IntVar(&o.concurrency, "concurrency", 64, "handshakes under way at a time")
 	f.StringSliceVar(&sources, "source", nil, "addresses to connect from, in turn")
-	f.StringVar(&o.upstream, "upstream", "", "address:port where to serve the upstream")
+	f.StringSliceVar(&o.upstreams, "upstream", nil, "address:port where to serve the upstream")
+	f.IntVar(&o.talkers, "talkers", 500, "storm: sessions that are not dropped, and talk at --rate")
 	f.IntSliceVar(&o.pids, "pid", nil, "the proxy's process, whose descendants count as well")
 	f.BoolVar(&o.syscalls, "syscalls", false, "count the proxy's system calls (needs root)")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
@@ -128,8 +131,12 @@ func (r *result) print(w io.Writer) error {
 	if r.Sessions > 0 {
 		fmt.Fprintf(w, "%d sessions in %.2f s: %.0f a second; %d reached the upstream\n", r.Sessions, r.Seconds, float64(r.Sessions)/r.Seconds, r.UpstreamSessions)
 	}
-	if r.P50 > 0 {
-		fmt.Fprintf(w, "latency: p50 %v, p99 %v, longest %v\n", time.Duration(r.P50), time.Duration(r.P99), time.Duration(r.Max))
+	if r.Latency.Count > 0 {
+		fmt.Fprintf(w, "latency: %v\n", r.Latency)
+	}
+	if r.Storm.Away.Count > 0 {
+		fmt.Fprintf(w, "%d clients back after: %v; %d handshakes were refused and tried again\n", r.Storm.Away.Count, r.Storm.Away, r.Storm.Refusals)
+		fmt.Fprintf(w, "latency of the others meanwhile: %v\n", r.Storm.Latency)
 	}
 	if r.MemoryAfter.RSS > 0 {
 		fmt.Fprintf(w, "memory a session: %.2f KiB private, %.2f KiB resident\n",

@@ -16,6 +16,8 @@ const (
 	modeIdle   = "idle"   // sessions that say nothing: memory
 	modeNew    = "new"    // connect, handshake, close, again with another number
 	modeResume = "resume" // reset the connection, connect again with the same number
+	modeGrow   = "grow"   // idle, then echo
+	modeStorm  = "storm"  // most sessions are reset at once and come back, while some talk on
 )
 
 // A result is what one run measured. Counts and times are of the timed window.
@@ -35,9 +37,12 @@ type result struct {
 	Load      float64 `json:"load_average"`
 	Syscalls  int64   `json:"syscalls,omitempty"` // of the proxy
 
-	P50 int64 `json:"p50_ns,omitempty"`
-	P99 int64 `json:"p99_ns,omitempty"`
-	Max int64 `json:"max_ns,omitempty"`
+	Latency spread `json:"latency"`
+	Storm   struct {
+		Away     spread `json:"away"`     // from a client's drop until it was back; the longest is when all were
+		Latency  spread `json:"latency"`  // of those that were not dropped, until then
+		Refusals int64  `json:"refusals"` // handshakes that failed, and were tried again
+	} `json:"storm"`
 
 	MemoryBefore memory `json:"memory_before"`
 	MemoryAfter  memory `json:"memory_after"`
@@ -48,6 +53,24 @@ type result struct {
 	Lost             int    `json:"lost"`
 	Broken           int    `json:"broken"` // sessions that ended by themselves
 	Fault            string `json:"fault,omitempty"`
+}
+
+// A spread is what many durations come to, in nanoseconds.
+type spread struct {
+	Count int   `json:"count"`
+	P50   int64 `json:"p50_ns"`
+	P99   int64 `json:"p99_ns"`
+	Max   int64 `json:"max_ns"`
+}
+
+// spreadOf sorts what it is given.
+func spreadOf(d []int64) spread {
+	slices.Sort(d)
+	return spread{len(d), percentile(d, 0.5), percentile(d, 0.99), percentile(d, 1)}
+}
+
+func (s spread) String() string {
+	return fmt.Sprintf("p50 %v, p99 %v, longest %v", time.Duration(s.P50), time.Duration(s.P99), time.Duration(s.Max))
 }
 
 // check turns what must not happen to a relay into words; "" is a sound run.
@@ -79,8 +102,8 @@ func (r *run) read(c *syscallCounter) (reading, error) {
 	if now.self, err = readUsage([]int{os.Getpid()}); err != nil {
 		return now, err
 	}
-	if r.up != nil {
-		now.accepted = r.up.Accepted
+	for _, up := range r.ups {
+		now.accepted += up.Accepted
 	}
 	if c != nil {
 		now.syscalls = c.read()
@@ -114,7 +137,7 @@ func measure(o options) (res result, err error) {
 	}
 	defer r.close()
 	res = result{Mode: o.mode, Conns: o.conns, Size: o.size}
-	if o.mode == modeIdle && len(o.pids) > 0 {
+	if (o.mode == modeIdle || o.mode == modeGrow) && len(o.pids) > 0 {
 		if res.MemoryBefore, err = readMemory(o.pids); err != nil {
 			return res, err
 		}
@@ -138,18 +161,25 @@ func measure(o options) (res result, err error) {
 		err = r.down(&res, counter)
 	case modeIdle:
 		err = r.idle(&res)
+	case modeGrow:
+		if err = r.idle(&res); err == nil {
+			err = r.echo(&res, counter)
+		}
+	case modeStorm:
+		err = r.storm(&res)
 	case modeNew, modeResume:
 		err = r.turnover(&res, counter)
 	default:
-		err = fmt.Errorf("--mode %s: want echo, down, idle, new or resume", o.mode)
+		err = fmt.Errorf("--mode %s: want echo, down, idle, new, resume, grow or storm", o.mode)
 	}
 	res.Pings, res.Corrupt, res.Broken, res.Fault = r.pings, r.corrupt, r.broken, r.firstFault
 	res.Lost = max(0, r.underway)
 	if res.Lost > 0 && res.Fault == "" {
 		res.Fault = fmt.Sprintf("%d messages had not come %v after the end", res.Lost, o.drain)
 	}
-	slices.Sort(r.latencies)
-	res.P50, res.P99, res.Max = percentile(r.latencies, 0.5), percentile(r.latencies, 0.99), percentile(r.latencies, 1)
+	if o.mode != modeStorm {
+		res.Latency = spreadOf(r.latencies)
+	}
 	return res, err
 }
 
@@ -187,21 +217,9 @@ func (r *run) poll() error { return r.l.poll(20 * time.Millisecond) }
 func (r *run) echo(res *result, c *syscallCounter) error {
 	step := r.poll
 	if r.rate > 0 {
-		p := pace{start: r.now(), rate: r.rate}
-		r.from, r.to = r.now()+int64(r.warmup), r.now()+int64(r.warmup+r.duration)
+		r.from, r.before = r.now()+int64(r.warmup), r.now()+int64(r.warmup+r.duration)
 		r.latencies = make([]int64, 0, int(r.rate*r.duration.Seconds())+1)
-		step = func() error { // never sleeps: waking up late would look like latency of the proxy
-			for now := r.now(); ; {
-				n := p.next
-				due, ok := p.take(now)
-				if !ok {
-					return r.l.poll(0)
-				}
-				s := r.sessions[n%int64(len(r.sessions))]
-				s.due = append(s.due, due)
-				r.send(s, 1)
-			}
-		}
+		step = r.paced(r.sessions)
 	} else {
 		r.sending = true
 		for _, s := range r.sessions {
@@ -213,6 +231,24 @@ func (r *run) echo(res *result, c *syscallCounter) error {
 	}
 	res.Messages *= 2 // up and down
 	return r.finish()
+}
+
+// paced returns a step that sends what is due, to sessions in turn. It never sleeps: waking up late would look
+// like latency of the proxy.
+func (r *run) paced(sessions []*session) func() error {
+	p := pace{start: r.now(), rate: r.rate}
+	return func() error {
+		for now := r.now(); ; {
+			n := p.next
+			due, ok := p.take(now)
+			if !ok {
+				return r.l.poll(0)
+			}
+			s := sessions[n%int64(len(sessions))]
+			s.due = append(s.due, due)
+			r.send(s, 1)
+		}
+	}
 }
 
 func (r *run) down(res *result, c *syscallCounter) error {

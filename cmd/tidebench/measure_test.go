@@ -21,7 +21,7 @@ func small(t *testing.T, mode string) options {
 		t.Fatal(err)
 	}
 	return options{
-		target: "ws://" + addr + "/?client_id=", upstream: addr, mode: mode, conns: 10, size: 128, inflight: 2, concurrency: 4,
+		targets: []string{"ws://" + addr + "/?client_id="}, upstreams: []string{addr}, mode: mode, conns: 10, size: 128, inflight: 2, concurrency: 4,
 		warmup: time.Millisecond, duration: 50 * time.Millisecond, drain: time.Minute, pids: []int{os.Getpid()},
 	}
 }
@@ -29,11 +29,17 @@ func small(t *testing.T, mode string) options {
 // Straight to the upstream, without a proxy: every mode ends, has measured something, and finds no fault.
 func TestEveryModeMeasures(t *testing.T) {
 	for name, change := range map[string]func(*options){
-		"echo":           func(o *options) {},
-		"echo, ids":      func(o *options) { o.json = true },
-		"echo, large":    func(o *options) { o.size = 1 << 20 },
-		"echo, a rate":   func(o *options) { o.rate = 2000 },
-		"down":           func(o *options) { o.mode = modeDown },
+		"echo":         func(o *options) {},
+		"echo, ids":    func(o *options) { o.json = true },
+		"echo, large":  func(o *options) { o.size = 1 << 20 },
+		"echo, a rate": func(o *options) { o.rate = 2000 },
+		"down":         func(o *options) { o.mode = modeDown },
+		"grow":         func(o *options) { o.mode = modeGrow },
+		"storm":        func(o *options) { o.mode, o.talkers, o.rate = modeStorm, 2, 1000 },
+		"two targets": func(o *options) {
+			other := small(t, modeEcho)
+			o.targets, o.upstreams = append(o.targets, other.targets...), append(o.upstreams, other.upstreams...)
+		},
 		"idle":           func(o *options) { o.mode = modeIdle },
 		"new":            func(o *options) { o.mode = modeNew },
 		"resume":         func(o *options) { o.mode = modeResume },
@@ -54,12 +60,20 @@ func TestEveryModeMeasures(t *testing.T) {
 				if res.Messages == 0 || res.ProxyCPU == 0 || res.LoadCPU == 0 {
 					t.Errorf("nothing was measured: %+v", res)
 				}
-				if (o.rate > 0) != (res.P99 > 0) {
-					t.Errorf("at a rate of %v p99 is %d ns", o.rate, res.P99)
+				if (o.rate > 0) != (res.Latency.P99 > 0) {
+					t.Errorf("at a rate of %v p99 is %d ns", o.rate, res.Latency.P99)
 				}
 			case modeIdle:
 				if res.MemoryBefore.RSS == 0 || res.MemoryAfter.Private == 0 {
 					t.Errorf("memory before %+v, after %+v", res.MemoryBefore, res.MemoryAfter)
+				}
+			case modeStorm:
+				if res.Storm.Away.Count != 8 || res.Storm.Latency.Count == 0 || res.Latency.Count == 0 {
+					t.Errorf("the storm: %+v", res)
+				}
+			case modeGrow:
+				if res.MemoryAfter.Private == 0 || res.Messages == 0 {
+					t.Errorf("nothing was measured: %+v", res)
 				}
 			default:
 				if res.Sessions == 0 || res.UpstreamSessions == 0 {
@@ -86,8 +100,8 @@ func TestMeasuresOverTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		relay(t, l, o.upstream, func(b []byte, _ int) []byte { return b })
-		o.target = "wss://" + l.Addr().String() + "/"
+		relay(t, l, o.upstreams[0], func(b []byte, _ int) []byte { return b })
+		o.targets = []string{"wss://" + l.Addr().String() + "/"}
 		res, err := measure(o)
 		if err != nil {
 			t.Fatalf("%s: %v", mode, err)
@@ -97,7 +111,7 @@ func TestMeasuresOverTLS(t *testing.T) {
 		}
 	}
 	o := small(t, modeEcho)
-	o.target, o.upstream = "wss"+strings.TrimPrefix(o.target, "ws"), "" // where nobody listens
+	o.targets[0], o.upstreams = "wss"+strings.TrimPrefix(o.targets[0], "ws"), nil // where nobody listens
 	if _, err := measure(o); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("against a port that is closed: %v", err)
 	}
@@ -126,7 +140,7 @@ func TestFaultyRelaysAreNoticed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := small(t, modeEcho)
-			o.target = "ws://" + harmfulRelay(t, o.upstream, tc.harm) + "/"
+			o.targets = []string{"ws://" + harmfulRelay(t, o.upstreams[0], tc.harm) + "/"}
 			o.duration, o.drain = 300*time.Millisecond, 100*time.Millisecond
 			res, err := measure(o)
 			if err != nil {

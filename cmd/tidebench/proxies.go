@@ -129,7 +129,7 @@ func (k *proxyKind) start(ctx context.Context, cpu int, cert *certificate) (p *p
 	p.cmd = exec.Command(k.program, k.args(config)...)
 	p.cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+p.dir, "XDG_CONFIG_HOME="+p.dir, "HOME="+p.dir)
 	p.cmd.Stdout, p.cmd.Stderr = p.stderr, p.stderr
-	if err = startOn(cpu, p.cmd); err != nil {
+	if err = startPinned(cpu, p.cmd); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", k.name, err)
 	}
 	go func() {
@@ -142,29 +142,6 @@ func (k *proxyKind) start(ctx context.Context, cpu int, cert *certificate) (p *p
 		return nil, err
 	}
 	return p, nil
-}
-
-// startOn starts a command on one CPU, where it goes before everything else if that is allowed.
-func startOn(cpu int, cmd *exec.Cmd) error {
-	first := []string{"taskset", "-c", strconv.Itoa(cpu)}
-	if os.Geteuid() == 0 {
-		first = append([]string{"nice", "-n", "-20"}, first...)
-	}
-	path, err := exec.LookPath(first[0])
-	if err != nil {
-		return err
-	}
-	cmd.Args = append(append(first, cmd.Path), cmd.Args[1:]...)
-	cmd.Path = path
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	// The kernel shares the CPU between terminal sessions first (sched(7), autogroup); there are systems without.
-	if os.Geteuid() == 0 {
-		_ = os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", cmd.Process.Pid), []byte("-20"), 0)
-	}
-	return nil
 }
 
 func (p *proxy) await(ctx context.Context) error {

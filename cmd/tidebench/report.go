@@ -129,7 +129,7 @@ func number(x float64, digits int) string {
 // conditions tells where, with what and how quietly it was measured.
 func (c *comparison) conditions(w io.Writer) {
 	fmt.Fprintf(w, "Measured %s in %v, %d rounds of %v, medians (least–greatest).\n", c.began.UTC().Format("2006-01-02 15:04 UTC"), time.Since(c.began).Round(time.Second), c.rounds, c.duration)
-	fmt.Fprintf(w, "Machine: %s, Linux %s; the proxy on CPU %d, load generator and upstream in one thread on CPU %d%s.\n", cpuModel(), release(), c.proxyCPU, c.loadCPU, priority())
+	fmt.Fprintf(w, "Machine: %s, Linux %s; the proxy on CPU %d, load generator and upstream in one thread on CPU %d%s.\n", cpuModel(), release(), c.proxyCPU, c.loadCPU, ahead())
 	fmt.Fprintln(w, "An echo counts as two messages. CPU is what all of a proxy's threads spent by /proc/PID/task/*/schedstat, kernel included. A proxy is started anew for each figure.")
 	fmt.Fprint(w, "\nVersions:\n")
 	for _, k := range c.kinds {
@@ -194,13 +194,6 @@ func (c *comparison) rowNames() (names []string) {
 	}
 	slices.Sort(names)
 	return names
-}
-
-func priority() string {
-	if os.Geteuid() != 0 {
-		return ""
-	}
-	return ", all of them before everything else (nice -20)"
 }
 
 func cpuModel() string {

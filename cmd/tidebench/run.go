@@ -14,7 +14,7 @@ import (
 
 // options is what one run of the load generator does.
 type options struct {
-	target      string // ws://host:port/path?query=, to which the number of the session is appended
+	targets     []string // ws://host:port/path?query=, to which the number of the session is appended; sessions take turns
 	mode        string
 	conns       int
 	size        int // bytes of a message
@@ -26,24 +26,24 @@ type options struct {
 	drain       time.Duration // how long what is under way at the end may take
 	settle      time.Duration
 	concurrency int
+	talkers     int // storm: sessions that stay
 	sources     []netip.Addr
-	upstream    string // where to serve the upstream, in the same thread; "": elsewhere
-	pids        []int  // the proxy's processes
+	upstreams   []string // where to serve the upstream, in the same thread; none: elsewhere
+	pids        []int    // the proxy's processes
 	syscalls    bool
 }
 
 // A run is one measurement: sessions against one target.
 type run struct {
 	options
-	l          *loop
-	up         *upstream   // nil: elsewhere
-	tls        *tlsDialler // nil: without
-	addr       netip.AddrPort
-	host, path string
-	pattern    *pattern
-	op         byte
-	sessions   []*session
-	started    time.Time
+	l        *loop
+	ups      []*upstream
+	tls      *tlsDialler // nil: without
+	to       []target
+	pattern  *pattern
+	op       byte
+	sessions []*session
+	started  time.Time
 
 	sending   bool // a received message leads to the next one (closed loop)
 	underway  int  // sent and not received
@@ -52,12 +52,14 @@ type run struct {
 	dialling  int
 	justOpen  []*session // since the run looked last
 	justEnded []*session // closed as agreed
+	retrying  bool       // a handshake that fails is no fault: it ends up in justEnded
 	turned    int64      // sessions opened and closed, or resumed
 	nextID    uint32
 	next      int
 
 	latencies []int64
-	from, to  int64 // latencies of messages due in between count
+	from      int64 // latencies of messages that are due from here on count
+	before    int64 // and before here
 
 	corrupt, broken int
 	firstFault      string
@@ -68,39 +70,64 @@ func newRun(o options) (*run, error) {
 	if o.json {
 		r.op = frame.Text
 	}
-	u, err := url.Parse(o.target)
-	if err != nil {
-		return nil, fmt.Errorf("reading --target: %w", err)
+	for _, t := range o.targets {
+		if err := r.aim(t); err != nil {
+			return nil, fmt.Errorf("reading --target %s: %w", t, err)
+		}
 	}
-	switch u.Scheme {
-	case "ws":
-	case "wss":
-		r.tls = newTLSDialler(o.sources)
-	default:
-		return nil, fmt.Errorf("--target %s: want ws://ADDRESS:PORT/… or wss://…", o.target)
+	if len(r.to) == 0 {
+		return nil, errors.New("no --target")
 	}
-	if r.addr, err = netip.ParseAddrPort(u.Host); err != nil {
-		return nil, fmt.Errorf("--target %s: want an address and a port: %w", o.target, err)
-	}
-	r.host, r.path = u.Host, u.RequestURI()
+	var err error
 	if r.pattern, err = newPattern(o.size, o.json); err != nil {
 		return nil, err
 	}
 	if r.l, err = newLoop(); err != nil {
 		return nil, err
 	}
-	if o.upstream != "" {
-		addr, err := netip.ParseAddrPort(o.upstream)
+	for _, at := range o.upstreams {
+		var up *upstream
+		addr, err := netip.ParseAddrPort(at)
 		if err == nil {
-			r.up, err = listenUpstream(r.l, addr)
+			up, err = listenUpstream(r.l, addr)
 		}
 		if err != nil {
-			r.l.close()
+			r.close()
 			return nil, err
 		}
+		r.ups = append(r.ups, up)
 	}
 	return r, nil
 }
+
+// A target is where sessions connect to.
+type target struct {
+	addr       netip.AddrPort
+	host, path string
+}
+
+func (r *run) aim(text string) error {
+	u, err := url.Parse(text)
+	if err != nil {
+		return err
+	}
+	switch u.Scheme {
+	case "ws":
+	case "wss":
+		r.tls = newTLSDialler(r.sources)
+	default:
+		return errors.New("want ws://ADDRESS:PORT/… or wss://…")
+	}
+	addr, err := netip.ParseAddrPort(u.Host)
+	if err != nil {
+		return fmt.Errorf("want an address and a port: %w", err)
+	}
+	r.to = append(r.to, target{addr, u.Host, u.RequestURI()})
+	return nil
+}
+
+// target returns where session id connects to.
+func (r *run) target(id uint32) *target { return &r.to[int(id)%len(r.to)] }
 
 func (r *run) close() {
 	for _, s := range r.sessions {
@@ -108,8 +135,8 @@ func (r *run) close() {
 			s.reset()
 		}
 	}
-	if r.up != nil {
-		r.up.close()
+	for _, up := range r.ups {
+		up.close()
 	}
 	r.l.close()
 }
@@ -130,6 +157,10 @@ func (r *run) over(s *session, was state, err error) {
 		r.dialling--
 	}
 	if was == stateClosing {
+		r.justEnded = append(r.justEnded, s)
+		return
+	}
+	if was == stateAsking && r.retrying {
 		r.justEnded = append(r.justEnded, s)
 		return
 	}
@@ -161,7 +192,7 @@ func (r *run) message(s *session, out []byte, fin bool, op byte, payload []byte)
 		if s.dueHead++; s.dueHead == len(s.due) {
 			s.due, s.dueHead = s.due[:0], 0
 		}
-		if due >= r.from && due < r.to {
+		if due >= r.from && due < r.before {
 			r.latencies = append(r.latencies, r.now()-due)
 		}
 	}

@@ -75,10 +75,11 @@ func (s *session) dial() error {
 
 // open makes a socket for session id that is being connected.
 func (r *run) open(id uint32) (fd int, err error) {
+	addr := r.target(id).addr
 	if r.tls != nil {
-		return r.tls.dial(id, r.addr)
+		return r.tls.dial(id, addr)
 	}
-	fd, err = unix.Socket(family(r.addr.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err = unix.Socket(family(addr.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("making a socket: %w", err)
 	}
@@ -88,22 +89,23 @@ func (r *run) open(id uint32) (fd int, err error) {
 		err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1), unix.Bind(fd, sockaddr(from)))
 	}
 	if err == nil {
-		err = unix.Connect(fd, sockaddr(r.addr))
+		err = unix.Connect(fd, sockaddr(addr))
 	}
 	if err != nil && err != unix.EINPROGRESS {
 		_ = unix.Close(fd)
-		return 0, fmt.Errorf("connecting to %v: %w", r.addr, err)
+		return 0, fmt.Errorf("connecting to %v: %w", addr, err)
 	}
 	return fd, nil
 }
 
 // appendRequest appends the handshake of session id (RFC 6455, section 4.1).
 func (r *run) appendRequest(dst []byte, id uint32) []byte {
+	to := r.target(id)
 	dst = append(dst, "GET "...)
-	dst = append(dst, r.path...)
+	dst = append(dst, to.path...)
 	dst = strconv.AppendUint(dst, uint64(id), 10)
 	dst = append(dst, " HTTP/1.1\r\nHost: "...)
-	dst = append(dst, r.host...)
+	dst = append(dst, to.host...)
 	dst = append(dst, "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "...)
 	dst = append(dst, handshakeKey...)
 	return append(dst, "\r\nOrigin: http://"+"bench.test\r\nUser-Agent: tidebench\r\n\r\n"...)
