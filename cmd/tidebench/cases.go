@@ -18,6 +18,7 @@ type loadArgs struct {
 	rate                               float64
 	ids, syscalls                      bool
 	duration                           time.Duration // 0: the usual one
+	talkers                            int
 }
 
 // A testCase is a set of lanes that are measured together, so that what they show can be compared.
@@ -27,6 +28,17 @@ type testCase struct {
 	rows  []row
 	tls   bool
 	once  bool // needs no repetition beyond two rounds: it hardly varies
+	extra bool // only if --only names it
+	// How many processes of the proxy share the sessions; 0 is one. A connection needs a port, and there are fewer than 30,000.
+	processes int
+}
+
+// sessions returns how many sessions one process of the proxy must be able to hold.
+func (tc *testCase) sessions() int {
+	if tc.processes > 1 {
+		return 28000
+	}
+	return 9950
 }
 
 // A row is one line of the report.
@@ -39,9 +51,12 @@ type row struct {
 	digits            int
 }
 
-func cpuPerMessage(r *result) float64      { return float64(r.ProxyCPU) / float64(r.Messages) }
-func perSecond(r *result) float64          { return float64(r.Messages) / r.Seconds }
-func sessionsPerSecond(r *result) float64  { return float64(r.Sessions) / r.Seconds }
+func cpuPerMessage(r *result) float64     { return float64(r.ProxyCPU) / float64(r.Messages) }
+func perSecond(r *result) float64         { return float64(r.Messages) / r.Seconds }
+func sessionsPerSecond(r *result) float64 { return float64(r.Sessions) / r.Seconds }
+
+// sessionsPerCPU is what a proxy could do with a whole CPU: sessions come in volleys, and in between it waits.
+func sessionsPerCPU(r *result) float64     { return float64(r.Sessions) / float64(r.ProxyCPU) * 1e9 }
 func cpuPerSession(r *result) float64      { return float64(r.ProxyCPU) / float64(r.Sessions) / 1e3 }
 func syscallsPerMessage(r *result) float64 { return float64(r.Syscalls) / float64(r.Messages) }
 func p50(r *result) float64                { return float64(r.Latency.P50) / 1e3 }
@@ -98,11 +113,11 @@ func cases() []testCase {
 				{row: "resume", load: loadArgs{mode: modeResume, conns: 1000, size: 128, inflight: 1, concurrency: 64}},
 			},
 			rows: []row{
-				{name: "new", title: "new sessions a second (connect, handshake, close)", unit: "/s", value: sessionsPerSecond, more: true, nginx64: 0.85, haproxy: 1.0},
-				{name: "new", title: "CPU a new session", unit: "µs", value: cpuPerSession},
-				{name: "resume", others: "new", title: "resumes a second (others: new sessions)", unit: "/s", value: sessionsPerSecond, more: true, nginx64: 1.8, haproxy: 2},
-				{name: "resume", title: "the same (others: reconnects)", unit: "/s", value: sessionsPerSecond, more: true},
-				{name: "resume", title: "CPU a resume (others: a reconnect)", unit: "µs", value: cpuPerSession},
+				{name: "new", title: "new sessions (connect, handshake, close) a second of CPU", unit: "/s", value: sessionsPerCPU, more: true, nginx64: 0.85, haproxy: 1.0},
+				{name: "new", title: "the same, as measured", unit: "/s", value: sessionsPerSecond, more: true},
+				{name: "resume", others: "new", title: "resumes a second of CPU (others: new sessions)", unit: "/s", value: sessionsPerCPU, more: true, nginx64: 1.8, haproxy: 2},
+				{name: "resume", others: "new", title: "the same, as measured", unit: "/s", value: sessionsPerSecond, more: true},
+				{name: "resume", title: "resumes a second of CPU (others: reconnects)", unit: "/s", value: sessionsPerCPU, more: true},
 			},
 		},
 		{
@@ -130,6 +145,35 @@ func cases() []testCase {
 			name: "syscalls", once: true,
 			lanes: []lane{{row: "syscalls", load: loadArgs{mode: modeEcho, conns: 100, size: 128, inflight: 1, concurrency: 64, syscalls: true, duration: time.Second}}},
 			rows:  []row{{name: "syscalls", title: "system calls a message, echo 128 B, 100 connections", value: syscallsPerMessage, digits: 2}},
+		},
+		{
+			name: "storm", extra: true,
+			lanes: []lane{{row: "storm", load: loadArgs{mode: modeStorm, conns: 9500, size: 128, inflight: 1, concurrency: 64, rate: 2000, talkers: 500}}},
+			rows: []row{
+				{name: "storm", title: "9,000 clients dropped at once: half are back after", unit: "ms", value: func(r *result) float64 { return float64(r.Storm.Away.P50) / 1e6 }},
+				{name: "storm", title: "99 of 100 are back after", unit: "ms", value: func(r *result) float64 { return float64(r.Storm.Away.P99) / 1e6 }},
+				{name: "storm", title: "all are back after", unit: "ms", value: func(r *result) float64 { return float64(r.Storm.Away.Max) / 1e6 }},
+				{name: "storm", title: "handshakes that failed and were tried again", value: func(r *result) float64 { return float64(r.Storm.Refusals) }},
+				{name: "storm", title: "round trip p50 of 500 others, 2,000 echoes a second, before", unit: "µs", value: p50},
+				{name: "storm", title: "the same, meanwhile", unit: "µs", value: func(r *result) float64 { return float64(r.Storm.Latency.P50) / 1e3 }},
+				{name: "storm", title: "round trip p99, before", unit: "µs", value: p99},
+				{name: "storm", title: "the same, meanwhile", unit: "µs", value: func(r *result) float64 { return float64(r.Storm.Latency.P99) / 1e3 }},
+			},
+		},
+		growing("grow1000", "1,000", 1000, 1),
+		growing("grow9000", "9,000", 9000, 1),
+		growing("grow100000", "100,000 (4 processes)", 100000, 4),
+	}
+}
+
+// growing is a case that shows what a session and a message cost when there are so many sessions, all of them active.
+func growing(name, sessions string, conns, processes int) testCase {
+	return testCase{
+		name: name, extra: true, once: true, processes: processes,
+		lanes: []lane{{row: name, load: loadArgs{mode: modeGrow, conns: conns, size: 128, inflight: 1, concurrency: 64}}},
+		rows: []row{
+			{name: name, title: "private memory, idle session of " + sessions, unit: "KiB", value: privateKiB, digits: 2},
+			{name: name, title: "CPU a message, echo 128 B, all of " + sessions, unit: "ns", value: cpuPerMessage},
 		},
 	}
 }

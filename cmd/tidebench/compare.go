@@ -133,7 +133,7 @@ func (c *comparison) choose() ([]testCase, error) {
 		return nil, fmt.Errorf("--rounds %d: want 1 or more", c.rounds)
 	}
 	if len(c.only) == 0 {
-		return all, nil
+		return slices.DeleteFunc(all, func(tc testCase) bool { return tc.extra }), nil
 	}
 	var chosen []testCase
 	for _, name := range c.only {
@@ -240,43 +240,46 @@ func brief(tc *testCase, name string, res *result) string {
 // one starts a proxy, loads it, and stops it.
 func (c *comparison) one(ctx context.Context, kind *proxyKind, tc *testCase, ln lane) (*result, error) {
 	var cert *certificate
+	scheme := "ws"
 	if tc.tls {
-		cert = c.cert
+		cert, scheme = c.cert, "wss"
 	}
-	p, err := kind.start(ctx, c.proxyCPU, cert)
-	if err != nil {
-		return nil, err
-	}
-	defer p.stop()
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
+	}
+	args := []string{"load", "--json"}
+	var proxies []*proxy
+	for range max(1, tc.processes) {
+		p, err := kind.start(ctx, c.proxyCPU, cert, tc.sessions())
+		if err != nil {
+			return nil, err
+		}
+		defer p.stop()
+		proxies = append(proxies, p)
+		args = append(args, "--target", scheme+"://"+p.addr+"/?client_id=", "--upstream", p.up, "--pid", strconv.Itoa(p.cmd.Process.Pid))
 	}
 	a := ln.load
 	duration := c.duration
 	if a.duration > 0 {
 		duration = a.duration
 	}
-	scheme := "ws"
-	if tc.tls {
-		scheme = "wss"
-	}
+	args = append(args,
+		"--mode", a.mode, "--conns", strconv.Itoa(a.conns), "--size", strconv.Itoa(a.size), "--inflight", strconv.Itoa(a.inflight),
+		"--concurrency", strconv.Itoa(a.concurrency), "--rate", strconv.FormatFloat(a.rate, 'f', -1, 64), "--talkers", strconv.Itoa(a.talkers),
+		"--ids="+strconv.FormatBool(a.ids), "--syscalls="+strconv.FormatBool(a.syscalls),
+		"--duration", duration.String(), "--settle", c.settle.String())
 	// Nothing here takes long by design; the limit is for a proxy that stops answering.
 	limited, cancel := context.WithTimeout(ctx, duration+c.settle+5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(limited, exe, "load", "--json",
-		"--target", scheme+"://"+p.addr+"/?client_id=", "--upstream", p.up, "--pid", strconv.Itoa(p.cmd.Process.Pid),
-		"--mode", a.mode, "--conns", strconv.Itoa(a.conns), "--size", strconv.Itoa(a.size), "--inflight", strconv.Itoa(a.inflight),
-		"--concurrency", strconv.Itoa(a.concurrency), "--rate", strconv.FormatFloat(a.rate, 'f', -1, 64),
-		"--ids="+strconv.FormatBool(a.ids), "--syscalls="+strconv.FormatBool(a.syscalls),
-		"--duration", duration.String(), "--settle", c.settle.String())
+	cmd := exec.CommandContext(limited, exe, args...)
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
-	if err = startPinned(c.loadCPU, cmd); err == nil {
+	if err = startPinned(c.loadCPU, 0, cmd); err == nil {
 		err = cmd.Wait()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s; the proxy said: %s", err, strings.TrimSpace(stderr.String()), p.said())
+		return nil, fmt.Errorf("%w: %s; the proxy said: %s", err, strings.TrimSpace(stderr.String()), proxies[0].said())
 	}
 	res := &result{}
 	if err := json.Unmarshal(out.Bytes(), res); err != nil {

@@ -254,7 +254,8 @@ func (r *run) connect() error {
 		r.sessions = append(r.sessions, &session{run: r, id: uint32(i)})
 	}
 	var failed error
-	done, err := r.until(patience, func() bool {
+	limit := patience + time.Duration(r.conns)*2*time.Millisecond
+	done, err := r.until(limit, func() bool {
 		failed = dial()
 		return failed != nil || r.broken > 0 || next == len(r.sessions) && r.dialling == 0
 	})
@@ -264,7 +265,7 @@ func (r *run) connect() error {
 	case r.broken > 0:
 		return errors.Join(fmt.Errorf("%d of %d sessions did not open; %s", r.broken, r.conns, r.firstFault), r.tls.firstError())
 	case !done:
-		return fmt.Errorf("%d of %d sessions had not opened after %v", r.dialling, r.conns, patience)
+		return fmt.Errorf("%d of %d sessions had not opened after %v", r.dialling+len(r.sessions)-next, r.conns, limit)
 	}
 	r.justOpen = r.justOpen[:0]
 	return nil

@@ -39,7 +39,7 @@ func (r *run) storm(res *result) error {
 	var away []int64
 	next := 0
 	again := map[*session]int64{} // when to try again
-	for limit := at + int64(patience); len(away) < len(dropped) && r.broken == 0 && r.now() < limit; {
+	for limit := at + int64(patience); (len(away) < len(dropped) || len(r.latencies) == 0) && r.broken == 0 && r.now() < limit; {
 		// A few at a time, so that the talkers are not late for reasons that are not the proxy's.
 		for range min(16, len(dropped)-next) {
 			if err := r.dial(dropped[next]); err != nil {
