@@ -38,6 +38,21 @@ func putBuffer(b []byte) {
 	}
 }
 
+// A box holds bytes that a session has only now and then: empty, it is one pointer. They are
+// not pooled.
+type box struct{ p *[]byte }
+
+func (x *box) empty() bool { return x.p == nil }
+
+func (x *box) bytes() []byte {
+	if x.p == nil {
+		return nil
+	}
+	return *x.p
+}
+
+func (x *box) set(b []byte) { x.p = &b }
+
 // growBuffer returns b with room for n more bytes, moved to a larger buffer where needed.
 func growBuffer(b []byte, n int) []byte {
 	if cap(b)-len(b) >= n {

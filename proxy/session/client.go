@@ -288,7 +288,7 @@ func (s *Session) clientControl(now Time, h *frame.Header, raw []byte, fx *Effec
 	frame.Mask(p, h.Mask, 0)
 	switch h.Op {
 	case frame.Ping:
-		s.client.replies = queueReply(s.client.replies, p, s.client.blocked, nil)
+		s.client.replies.set(queueReply(s.client.replies.bytes(), p, s.client.blocked, nil))
 	case frame.Pong:
 		s.ponged(p)
 	case frame.Close:

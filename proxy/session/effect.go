@@ -76,6 +76,14 @@ func (fx *Effects) sendNew(leg Leg, build func(dst []byte) []byte) {
 	fx.send(leg, fx.scratch[at:len(fx.scratch):len(fx.scratch)])
 }
 
+// sendBox sends what is in x, if anything, and empties x.
+func (fx *Effects) sendBox(leg Leg, x *box) []byte {
+	b := x.bytes()
+	x.p = nil
+	fx.send(leg, b)
+	return b
+}
+
 // copied returns a copy of b in the scratch space.
 func (fx *Effects) copied(b []byte) []byte {
 	at := len(fx.scratch)

@@ -1,14 +1,18 @@
 package session
 
-import "github.com/tideover/tideover/proxy/frame"
+import (
+	"sync"
+
+	"github.com/tideover/tideover/proxy/frame"
+)
 
 // A receiver finds the frames in the batches of one leg. Payloads of data frames pass by in
 // pieces; headers and control frames are only ever seen whole: what a batch cuts in two
-// waits in the stash, at most 139 bytes.
+// waits in the stash.
 type receiver struct {
-	stash  []byte
-	remain int64 // payload bytes of the data frame under way that are still to come
-	size   int64 // bytes of the message under way so far, its frame under way included, the first header not
+	stash  *stash // nil: empty
+	remain int64  // payload bytes of the data frame under way that are still to come
+	size   int64  // bytes of the message under way so far, its frame under way included, the first header not
 	order  frame.Sequence
 	op     byte // of the message under way
 	fin    bool // the frame under way ends its message
@@ -16,11 +20,30 @@ type receiver struct {
 	taken  bool // the stash has been consumed; what next returned may still be in use
 }
 
+// A stash holds the beginning of a header or of a control frame; the longest of these is
+// a masked control frame with 125 bytes.
+type stash struct {
+	n int
+	b [2 + 4 + 125]byte
+}
+
+var stashes = sync.Pool{New: func() any { return new(stash) }}
+
+func (s *stash) bytes() []byte { return s.b[:s.n] }
+
+// held is the memory of r's own, in bytes.
+func (r *receiver) held() int {
+	if r.stash == nil {
+		return 0
+	}
+	return len(r.stash.b)
+}
+
 // idle reports whether the leg is between two messages.
 func (r *receiver) idle() bool { return r.remain == 0 && !r.order.Open() }
 
 // owes reports whether the leg has stopped in the middle of a frame: its peer owes the rest.
-func (r *receiver) owes() bool { return r.remain > 0 || len(r.stash) > 0 }
+func (r *receiver) owes() bool { return r.remain > 0 || r.stash != nil }
 
 // next finds the frame that starts at the beginning of b (and of the stash). raw is the header, for
 // a control frame the whole frame; n is how many bytes of b it ends after. Nothing is
@@ -28,7 +51,7 @@ func (r *receiver) owes() bool { return r.remain > 0 || len(r.stash) > 0 }
 // been stashed.
 func (r *receiver) next(b []byte, fromClient bool) (h frame.Header, raw []byte, n int, ok bool, err *frame.Error) {
 	r.settle()
-	if len(r.stash) == 0 {
+	if r.stash == nil {
 		h, ok, err = frame.Parse(b)
 		if ok {
 			err = maskedAs(&h, fromClient)
@@ -46,23 +69,23 @@ func (r *receiver) next(b []byte, fromClient bool) (h frame.Header, raw []byte, 
 		return h, nil, 0, false, nil
 	}
 	for {
-		h, ok, err = frame.Parse(r.stash)
+		h, ok, err = frame.Parse(r.stash.bytes())
 		if ok {
 			err = maskedAs(&h, fromClient)
 		}
 		if err != nil {
 			return h, nil, 0, false, err
 		}
-		want := len(r.stash) + 1
+		want := r.stash.n + 1
 		if ok {
 			if want = h.Size; h.Control() {
 				want += int(h.Len)
 			}
-			if want == len(r.stash) {
-				return h, r.stash, n, true, nil
+			if want == r.stash.n {
+				return h, r.stash.bytes(), n, true, nil
 			}
 		}
-		k := min(want-len(r.stash), len(b)-n)
+		k := min(want-r.stash.n, len(b)-n)
 		if k == 0 {
 			return h, nil, n, false, nil
 		}
@@ -72,9 +95,13 @@ func (r *receiver) next(b []byte, fromClient bool) (h frame.Header, raw []byte, 
 }
 
 func (r *receiver) keep(b []byte) {
-	if len(b) > 0 {
-		r.stash = append(growBuffer(r.stash, len(b)), b...)
+	if len(b) == 0 {
+		return
 	}
+	if r.stash == nil {
+		r.stash = stashes.Get().(*stash)
+	}
+	r.stash.n += copy(r.stash.b[r.stash.n:], b)
 }
 
 // check tells whether take would refuse the data frame.
@@ -123,7 +150,8 @@ func (r *receiver) settle() {
 
 func (r *receiver) release() {
 	if r.stash != nil {
-		putBuffer(r.stash)
+		r.stash.n = 0
+		stashes.Put(r.stash)
 		r.stash = nil
 	}
 }

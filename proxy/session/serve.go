@@ -18,10 +18,8 @@ func (s *Session) finish(now Time, fx *Effects) {
 		s.serve(now, fx)
 	}
 	if !u.ended && !u.closing && !u.blocked && s.upAtFrame() {
-		if len(u.replies) > 0 {
-			fx.sendNew(Upstream, func(dst []byte) []byte { return append(dst, u.replies...) })
-			u.beat.sent += uint64(len(u.replies))
-			u.replies = nil
+		if !u.replies.empty() {
+			u.beat.sent += uint64(len(fx.sendBox(Upstream, &u.replies)))
 		}
 		if u.pingDue {
 			u.pingDue = false
@@ -84,10 +82,8 @@ func (s *Session) serve(now Time, fx *Effects) {
 		s.sendControls(fx)
 	}
 	if w.atFrame() {
-		if len(c.replies) > 0 {
-			fx.sendNew(c.id, func(dst []byte) []byte { return append(dst, c.replies...) })
-			c.beat.sent += uint64(len(c.replies))
-			c.replies = nil
+		if !c.replies.empty() {
+			c.beat.sent += uint64(len(fx.sendBox(c.id, &c.replies)))
 		}
 		if c.pingDue {
 			c.pingDue = false
@@ -106,10 +102,7 @@ func (s *Session) sendControls(fx *Effects) {
 	if !s.win.atMessage() {
 		return
 	}
-	if c.welcome != nil {
-		fx.send(c.id, c.welcome)
-		c.welcome = nil
-	}
+	fx.sendBox(c.id, &c.welcome)
 	text := func(build func([]byte) []byte) {
 		var b [64]byte
 		p := build(b[:0])
@@ -153,13 +146,14 @@ func (s *Session) welcome(a Attachment, resumed bool) {
 		Session: a.Session, Token: a.Token, Resumed: resumed,
 		Received: s.received, Protocol: a.Protocol, GraceMS: s.cfg.Grace.Milliseconds(),
 	})
-	c.welcome = frame.Append(nil, frame.Text, p, nil)
+	hello := frame.Append(nil, frame.Text, p, nil)
 	if resumed && a.Received < s.win.base {
 		p = resume.AppendGap(p[:0], a.Received+1, s.win.base)
-		c.welcome = frame.Append(c.welcome, frame.Text, p, nil)
+		hello = frame.Append(hello, frame.Text, p, nil)
 		s.win.high = max(s.win.high, s.win.base) // the client counts what it is told to be lost
 		s.Stats.Gaps++
 	}
+	c.welcome.set(hello)
 }
 
 // receipt takes the proof that the client has the first n messages.
@@ -187,7 +181,7 @@ func (s *Session) askReceipt(now Time, sent bool) {
 	if c.receiptAt == 0 {
 		c.receiptAt = now.add(s.cfg.ReceiptInterval)
 	}
-	last := s.up.ended && s.up.closeMsg == nil // without a Close whose answer would prove it
+	last := s.up.ended && s.up.closeMsg.empty() // without a Close whose answer would prove it
 	urgent := s.up.stalled || last || 2*w.len() >= s.cfg.MaxBytes || 2*w.messages() >= s.cfg.MaxMessages
 	early := now.add(s.cfg.ReceiptInterval / 2)
 	if urgent || c.receiptAt <= now || sent && c.receiptAt <= early {
@@ -236,9 +230,9 @@ func (s *Session) ponged(p []byte) {
 func (s *Session) finishClient(now Time, fx *Effects) {
 	c := &s.client
 	switch {
-	case s.up.closeMsg != nil && s.win.atFrame():
+	case !s.up.closeMsg.empty() && s.win.atFrame():
 		s.lastAck(fx)
-		fx.send(c.id, s.up.closeMsg)
+		fx.send(c.id, s.up.closeMsg.bytes())
 		c.closing = true
 		c.closeAt = now.add(s.cfg.CloseTimeout)
 	case s.mode == Relay || s.win.messages() == 0:

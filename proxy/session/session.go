@@ -41,37 +41,38 @@ const (
 // ErrReceived refuses a resume that claims more messages than were ever sent.
 var ErrReceived = errors.New("resume claims messages that were never sent")
 
-// Session is one session.
+// Session is one session. What there is a million of should be small: fields stand in the
+// order that leaves no gaps, and what a session has only now and then is behind a pointer.
 type Session struct {
 	cfg    *Config
 	number uint64
 	rng    uint64
-	mode   Mode
-	state  State
-	reason Reason
+
+	mode     Mode
+	state    State
+	reason   Reason
+	awayTold bool // Away has been emitted and neither Reconnected nor Left since
+	legs     Leg  // client legs so far
 
 	client clientLeg
 	up     upstreamLeg
 	win    window // upstream to client
 	hold   []byte // client to upstream: the beginning of a message, until the rest has come
-	legs   Leg    // client legs so far
 
 	received uint64 // client messages that the session has taken responsibility for
 
-	awayTold bool // Away has been emitted and neither Reconnected nor Left since
-	graceAt  Time
-	awayAt   Time // when a held-back Away is due
-	since    Time // when the state began
+	graceAt Time
+	awayAt  Time // when a held-back Away is due
+	since   Time // when the state began
 
 	Stats Stats
 }
 
 // clientLeg is the current client leg; the zero value means none.
 type clientLeg struct {
-	id      Leg
 	rx      receiver
-	replies []byte // pongs that wait for a frame boundary or for a backlog to go
 	beat    beat
+	replies box // pongs that wait for a frame boundary or for a backlog to go
 
 	nonce    uint64 // of this leg's pings
 	pings    uint64 // sent
@@ -81,14 +82,17 @@ type clientLeg struct {
 	proven   uint64 // sentMsgs when the ping that was answered last was sent
 	provenBy uint64 // the first ping that was sent after that answer had come; 0: none yet
 
-	receiptAt Time   // when a receipt is to be asked for
-	ackAt     Time   // Counted: when what was received is to be acknowledged
-	acked     uint64 // Counted: what has been acknowledged
-	unacked   int    // Counted: bytes received since then
-	welcome   []byte // Counted: goes first; with news of a gap behind it
-	gap       uint64 // Counted: a message that was lost and is to be told
-	closeAt   Time   // when to stop waiting for receipts or for the client's Close
+	receiptAt Time // when a receipt is to be asked for
+	closeAt   Time // when to stop waiting for receipts or for the client's Close
 
+	// Counted:
+	ackAt   Time   // when what was received is to be acknowledged
+	acked   uint64 // what has been acknowledged
+	unacked int    // bytes received since then
+	gap     uint64 // a message that was lost and is to be told
+	welcome box    // goes first; with news of a gap behind it
+
+	id      Leg
 	blocked bool // the engine has a backlog
 	paused  bool // it is not being read
 	closing bool // a Close was sent: nothing more is
@@ -102,10 +106,13 @@ type clientLeg struct {
 // upstreamLeg is the upstream leg.
 type upstreamLeg struct {
 	rx       receiver
-	replies  []byte
 	beat     beat
-	closeMsg []byte // the upstream's Close frame, to be passed on
-	closeAt  Time   // when to stop waiting for its Close
+	replies  box
+	closeMsg box  // the upstream's Close frame, to be passed on
+	closeAt  Time // when to stop waiting for its Close
+
+	queuedFrom uint64 // Stats.UpBytes when it became blocked
+
 	end      Reason // why it has ended
 	blocked  bool
 	paused   bool
@@ -115,12 +122,10 @@ type upstreamLeg struct {
 	pingDue  bool
 	midFrame bool // Relay: the client went in the middle of a frame
 
-	queuedFrom uint64 // Stats.UpBytes when it became blocked
-
-	stalled bool // a frame waits for room in the window:
-	need    int  // this many bytes,
-	first   bool // the first of its message
 	skip    bool // the message under way is being thrown away
+	stalled bool // a frame waits for room in the window:
+	first   bool // the first of its message,
+	need    int  // this many bytes
 }
 
 // New returns the session of an upstream that has just accepted. number tells sessions apart
@@ -224,7 +229,7 @@ func (s *Session) drop(now Time, loss Loss, fx *Effects) {
 		s.leave(now, ClientClosed, fx)
 		s.closeUpstream(fx)
 		return
-	case s.up.ended && s.up.closeMsg == nil && s.win.len() == 0:
+	case s.up.ended && s.up.closeMsg.empty() && s.win.len() == 0:
 		s.leave(now, s.up.end, fx)
 		return
 	}
@@ -412,7 +417,7 @@ func (s *Session) Window() (messages, bytes int) { return s.win.messages(), s.wi
 
 // Held is the memory, in bytes, of all the buffers that the session holds.
 func (s *Session) Held() int {
-	return s.win.held() + cap(s.hold) + cap(s.client.rx.stash) + cap(s.up.rx.stash)
+	return s.win.held() + cap(s.hold) + s.client.rx.held() + s.up.rx.held()
 }
 
 // Over reports whether the session has left and both its legs are closed or being closed by

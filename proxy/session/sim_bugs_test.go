@@ -167,7 +167,7 @@ var plantedBugs = []struct {
 		"long messages are taken":         {start: func(s *sim) { s.cfg.MaxMessageBytes *= 4 }},
 		"memory is not accounted": {after: func(s *sim) {
 			if s.shell.core.client.id != 0 {
-				s.shell.core.client.welcome = make([]byte, 0, 64<<10)
+				s.shell.core.client.welcome.set(make([]byte, 0, 64<<10))
 			}
 		}},
 		"buffers stay with a session that is over": {after: func(s *sim) {

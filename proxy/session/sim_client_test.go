@@ -348,7 +348,7 @@ func (c *simClient) received(conn *simConn, b []byte) {
 func (c *simClient) closed(payload []byte) {
 	s := c.sim
 	conn := c.conn
-	if u := &s.shell.core.up; u.end == UpstreamClosed && bytes.HasSuffix(u.closeMsg, payload) && s.shell.core.Stats.Dropped == 0 {
+	if u := &s.shell.core.up; u.end == UpstreamClosed && bytes.HasSuffix(u.closeMsg.bytes(), payload) && s.shell.core.Stats.Dropped == 0 {
 		if n := max(c.got, c.page, c.last); n != s.shell.down {
 			s.fail("the client hears the upstream's Close and has %d messages of %d", n, s.shell.down)
 		}

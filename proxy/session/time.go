@@ -9,12 +9,12 @@ import (
 // A beat watches whether the peer of one leg lives.
 type beat struct {
 	at       Time   // the next heartbeat
-	missed   int    // in a row, since the last sign of life
-	silent   int    // in a row, since the last byte came
-	heard    bool   // anything came since the last one
-	awaiting bool   // since the last one, a sign of life is owed: a pong, or the rest of a frame
 	sent     uint64 // bytes of control frames since acked was looked at
 	acked    uint64 // what the peer's TCP had acknowledged at the first miss
+	missed   int32  // in a row, since the last sign of life
+	silent   int32  // in a row, since the last byte came
+	heard    bool   // anything came since the last one
+	awaiting bool   // since the last one, a sign of life is owed: a pong, or the rest of a frame
 	known    bool   // acked is: the system can tell
 }
 
@@ -53,14 +53,14 @@ func (b *beat) dead(h *Heartbeat, acked uint64, known bool) bool {
 	if b.missed == 1 || progress {
 		b.acked, b.known, b.sent = acked, known, 0
 	}
-	if progress && b.silent < 2*h.MaxMissed {
+	if progress && int(b.silent) < 2*h.MaxMissed {
 		b.missed = 0
 	}
 	enough := h.MaxMissed
 	if known {
 		enough = max(enough, 2) // progress shows only from one look to the next
 	}
-	return b.missed >= enough || b.silent >= 2*h.MaxMissed
+	return int(b.missed) >= enough || int(b.silent) >= 2*h.MaxMissed
 }
 
 // Probed answers the effect Probe: how many bytes of leg the peer's TCP has acknowledged

@@ -38,7 +38,7 @@ func (s *Session) arrive(now Time, b []byte, fx *Effects) int {
 				s.arrived()
 			}
 		}
-		stashed := len(r.stash) > 0 && !r.taken
+		stashed := r.stash != nil && !r.taken
 		if i == len(b) && !stashed {
 			return i
 		}
@@ -173,7 +173,7 @@ func (s *Session) upstreamControl(now Time, h *frame.Header, p []byte, fx *Effec
 	switch h.Op {
 	case frame.Ping:
 		mask := s.maskKey()
-		s.up.replies = queueReply(s.up.replies, p, s.up.blocked, &mask)
+		s.up.replies.set(queueReply(s.up.replies.bytes(), p, s.up.blocked, &mask))
 	case frame.Close:
 		code, reason, err := frame.ParseClose(p)
 		if err != nil {
@@ -184,7 +184,7 @@ func (s *Session) upstreamControl(now Time, h *frame.Header, p []byte, fx *Effec
 			s.closeUpstream(fx)
 			return
 		}
-		s.up.closeMsg = frame.AppendClose(nil, code, string(reason), nil)
+		s.up.closeMsg.set(frame.AppendClose(nil, code, string(reason), nil))
 		s.closeUpstreamWith(code, string(reason), fx)
 		s.upstreamEnded(now, UpstreamClosed, fx)
 	}
@@ -202,7 +202,7 @@ func (s *Session) closeUpstreamWith(code uint16, reason string, fx *Effects) {
 // upstreamFault ends an upstream leg that broke the protocol.
 func (s *Session) upstreamFault(now Time, err *frame.Error, fx *Effects) {
 	s.closeUpstreamWith(err.Code, err.Reason, fx)
-	s.up.closeMsg = frame.AppendClose(nil, frame.CodeInternalError, "upstream: "+err.Reason, nil)
+	s.up.closeMsg.set(frame.AppendClose(nil, frame.CodeInternalError, "upstream: "+err.Reason, nil))
 	s.upstreamEnded(now, UpstreamFault, fx)
 }
 
@@ -221,7 +221,7 @@ func (s *Session) upstreamBroke(now Time, fx *Effects) {
 	s.closeUpstream(fx)
 	if s.mode == Counted {
 		// Without a Close its client would try to resume what can't be resumed.
-		s.up.closeMsg = frame.AppendClose(nil, frame.CodeInternalError, "upstream connection lost", nil)
+		s.up.closeMsg.set(frame.AppendClose(nil, frame.CodeInternalError, "upstream connection lost", nil))
 	}
 	s.upstreamEnded(now, UpstreamLost, fx)
 }
@@ -231,7 +231,7 @@ func (s *Session) upstreamBroke(now Time, fx *Effects) {
 func (s *Session) upstreamEnded(now Time, why Reason, fx *Effects) {
 	u := &s.up
 	u.ended, u.end, u.stalled, u.skip = true, why, false, false
-	u.replies, u.closeAt = nil, 0
+	u.replies, u.closeAt = box{}, 0
 	switch s.state {
 	case StateLeft:
 		return
@@ -240,7 +240,7 @@ func (s *Session) upstreamEnded(now Time, why Reason, fx *Effects) {
 		return
 	}
 	s.win.dropPartial()
-	if s.state == StateAway && u.closeMsg == nil && s.win.len() == 0 {
+	if s.state == StateAway && u.closeMsg.empty() && s.win.len() == 0 {
 		s.leave(now, why, fx) // there is nothing left to tell
 	}
 }
