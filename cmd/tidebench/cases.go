@@ -57,7 +57,6 @@ func sessionsPerSecond(r *result) float64 { return float64(r.Sessions) / r.Secon
 
 // sessionsPerCPU is what a proxy could do with a whole CPU: sessions come in volleys, and in between it waits.
 func sessionsPerCPU(r *result) float64     { return float64(r.Sessions) / float64(r.ProxyCPU) * 1e9 }
-func cpuPerSession(r *result) float64      { return float64(r.ProxyCPU) / float64(r.Sessions) / 1e3 }
 func syscallsPerMessage(r *result) float64 { return float64(r.Syscalls) / float64(r.Messages) }
 func p50(r *result) float64                { return float64(r.Latency.P50) / 1e3 }
 func p99(r *result) float64                { return float64(r.Latency.P99) / 1e3 }
