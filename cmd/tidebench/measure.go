@@ -215,28 +215,41 @@ func (r *run) finish() error {
 func (r *run) poll() error { return r.l.poll(20 * time.Millisecond) }
 
 func (r *run) echo(res *result, c *syscallCounter) error {
-	step := r.poll
 	if r.rate > 0 {
-		r.from, r.before = r.now()+int64(r.warmup), r.now()+int64(r.warmup+r.duration)
-		r.latencies = make([]int64, 0, int(r.rate*r.duration.Seconds())+1)
-		step = r.paced(r.sessions)
-	} else {
-		r.sending = true
-		for _, s := range r.sessions {
-			r.send(s, r.inflight)
-		}
+		return r.echoPaced(res, c)
 	}
-	if err := r.window(res, c, step); err != nil {
+	r.sending = true
+	for _, s := range r.sessions {
+		r.send(s, r.inflight)
+	}
+	if err := r.window(res, c, r.poll); err != nil {
 		return err
 	}
 	res.Messages *= 2 // up and down
 	return r.finish()
 }
 
+func (r *run) echoPaced(res *result, c *syscallCounter) error {
+	p := &pace{start: r.now(), rate: r.rate}
+	r.from, r.before = p.start+int64(r.warmup), p.start+int64(r.warmup+r.duration)
+	r.latencies = make([]int64, 0, int(r.rate*r.duration.Seconds())+1)
+	step := r.paced(p, r.sessions)
+	if err := r.window(res, c, step); err != nil {
+		return err
+	}
+	res.Messages *= 2
+	// What was due in the window counts, even if this process was too late for it.
+	for p.when(p.next) < r.before && r.broken == 0 {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return r.finish()
+}
+
 // paced returns a step that sends what is due, to sessions in turn. It never sleeps: waking up late would look
 // like latency of the proxy.
-func (r *run) paced(sessions []*session) func() error {
-	p := pace{start: r.now(), rate: r.rate}
+func (r *run) paced(p *pace, sessions []*session) func() error {
 	return func() error {
 		for now := r.now(); ; {
 			n := p.next

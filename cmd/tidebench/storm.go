@@ -16,9 +16,9 @@ func (r *run) storm(res *result) error {
 		return fmt.Errorf("a storm of %d sessions with %d talkers at a rate of %v: want a rate, and fewer talkers than sessions", len(r.sessions), r.talkers, r.rate)
 	}
 	talkers, dropped := r.sessions[:r.talkers], r.sessions[r.talkers:]
-	step := r.paced(talkers)
+	step := r.paced(&pace{start: r.now(), rate: r.rate}, talkers)
 	r.from, r.before = r.now()+int64(r.warmup), math.MaxInt64
-	for end := r.from + int64(r.duration); r.now() < end && r.broken == 0; {
+	for end := r.from + int64(r.duration); (r.now() < end || len(r.latencies) == 0) && r.broken == 0; {
 		if err := step(); err != nil {
 			return err
 		}
