@@ -44,16 +44,22 @@ func (b *beat) tick(h *Heartbeat, now Time, alive bool) (missed bool) {
 // death: a browser stops answering while a page that does not read has filled its pipe. But
 // only data counts: a kernel acknowledges a few small pings whatever becomes of the program
 // behind it. And it counts for no more than as long again: a kernel, or a tunnel that froze,
-// may acknowledge for hours what nobody will ever read.
-func (b *beat) dead(h *Heartbeat, acked uint64, known bool) bool {
+// may acknowledge for hours what nobody will ever read. But a backlog that goes down is as good
+// as a word: what froze takes nothing once its buffers are full, while a slow link needs
+// minutes for a large message, and pings wait behind it.
+func (b *beat) dead(h *Heartbeat, acked uint64, known, backlog bool) bool {
 	if b.missed == 0 {
 		return false
 	}
-	progress := known && b.known && acked-b.acked > b.sent
+	took := acked - b.acked
+	progress := known && b.known && took > b.sent
 	if b.missed == 1 || progress {
 		b.acked, b.known, b.sent = acked, known, 0
 	}
-	if progress && int(b.silent) < 2*h.MaxMissed {
+	switch {
+	case progress && backlog && took >= slowestLink:
+		b.missed, b.silent = 0, 0
+	case progress && int(b.silent) < 2*h.MaxMissed:
 		b.missed = 0
 	}
 	enough := h.MaxMissed
@@ -63,19 +69,22 @@ func (b *beat) dead(h *Heartbeat, acked uint64, known bool) bool {
 	return int(b.missed) >= enough || int(b.silent) >= 2*h.MaxMissed
 }
 
+// slowestLink is what a leg with a backlog must take from one heartbeat to the next, in bytes.
+const slowestLink = 4 << 10
+
 // Probed answers the effect Probe: how many bytes of leg the peer's TCP has acknowledged
 // since the leg began; known is false if the system can't tell.
 func (s *Session) Probed(now Time, leg Leg, acked uint64, known bool, fx *Effects) {
 	switch {
 	case leg == Upstream && !s.up.ended:
-		if s.up.beat.dead(&s.cfg.Upstream, acked, known) {
+		if s.up.beat.dead(&s.cfg.Upstream, acked, known, s.up.blocked) {
 			s.up.gone = true
 			fx.do(Abort, Upstream)
 			s.upstreamBroke(now, fx)
 			s.finish(now, fx)
 		}
 	case leg == s.client.id && leg != 0:
-		if s.client.beat.dead(&s.cfg.Client, acked, known) {
+		if s.client.beat.dead(&s.cfg.Client, acked, known, s.client.blocked) {
 			fx.do(Abort, leg)
 			s.drop(now, Unheard, fx)
 			s.finish(now, fx)
