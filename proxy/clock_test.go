@@ -103,7 +103,7 @@ func TestReceiptsAreAskedForInTime(t *testing.T) {
 		} else {
 			wantAt(t, "the ping that asks", pings[0].At, said, interval)
 		}
-		c.Drop() // with one pong sent
+		w.drop(c) // with one pong sent
 		c = w.client("/?client_id=a")
 		wantTexts(t, c, "the client whose receipt was not proven", "one")
 		resumed := time.Now()
@@ -114,7 +114,7 @@ func TestReceiptsAreAskedForInTime(t *testing.T) {
 			wantAt(t, "the ping that proves", pings[1].At, resumed, 2*interval)
 		}
 		w.wantMetric("tideover_receipted_messages_total", "1")
-		c.Drop()
+		w.drop(c)
 		c = w.client("/?client_id=a")
 		w.pass(time.Minute)
 		wantTexts(t, c, "the client whose receipt was proven")
@@ -260,7 +260,7 @@ func TestClosingHandshakesEndInTime(t *testing.T) {
 // Rule 6: an upstream's Close waits for a client that is away.
 func TestAnUpstreamsCloseReachesAClientThatIsAway(t *testing.T) {
 	story(t, nil, func(t *testing.T, w *world) {
-		w.client("/?client_id=a").Drop()
+		w.drop(w.client("/?client_id=a"))
 		up := w.backend.Peer(0)
 		up.Say("one", "two")
 		up.Close(4000, "moved")

@@ -96,7 +96,7 @@ func TestWelcomeComesFirst(t *testing.T) {
 			t.Errorf("welcome is %+v", got)
 		}
 		c.wantData(t, "the client", "early")
-		c.Drop()
+		w.drop(c)
 		again := w.resume(got.Token, 1).welcome(t)
 		want = control{Type: "welcome", Session: got.Session, Token: again.Token, Resumed: true, Protocol: "chat.v2", GraceMS: 30_000}
 		if again != want || again.Token == got.Token {
@@ -158,7 +158,7 @@ func TestMoreReceivedThanSentIsRefused(t *testing.T) {
 		wantClose(t, w.resume(token, 3).Peer, "3 of 2 messages received", frame.CodeProtocolError)
 		wantClose(t, w.resume(token, uint64(resume.MaxCount)).Peer, "all that can be counted received", frame.CodeProtocolError)
 		wantOpen(t, c.Peer, "the attached client")
-		c.Drop()
+		w.drop(c)
 		up.Say("three")
 		w.settle()
 		wantClose(t, w.resume(token, 4).Peer, "4 of 3 messages received", frame.CodeProtocolError)
@@ -282,7 +282,7 @@ func TestCountingClientsGetEachMessageOnce(t *testing.T) {
 		if n := w.session()["window_messages"]; n != 2.0 {
 			t.Errorf("%v messages wait for an acknowledgement, want 2", n)
 		}
-		c.Drop()
+		w.drop(c)
 		up.Say("5")
 		w.settle()
 		c = w.resume(c.welcome(t).Token, 3)
@@ -302,7 +302,7 @@ func TestALostMessageIsToldAsAGap(t *testing.T) {
 		up := w.backend.Peer(0)
 		up.Say("1")
 		w.settle()
-		c.Drop()
+		w.drop(c)
 		for i := 2; i <= 9; i++ {
 			up.Say(fmt.Sprint(i))
 		}

@@ -24,7 +24,7 @@ func TestLateClientsLearnWhatWasAccepted(t *testing.T) {
 		before := first.welcome(t).Token
 		first.Say("one", "two")
 		w.settle()
-		first.Drop()
+		w.drop(first)
 		second := w.resume(before, 0, mine)
 		token := second.welcome(t).Token
 		second.Say("three")

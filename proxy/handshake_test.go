@@ -101,7 +101,7 @@ func TestWithOtherCredentialsASessionStaysAsItWas(t *testing.T) {
 		wantOpen(t, c, "the session's client")
 		wantTexts(t, c, "the session's client", "still there?")
 
-		c.Drop()
+		w.drop(c)
 		up.Say("for you only")
 		w.pass(10 * time.Second)
 		before := w.session()
@@ -184,7 +184,7 @@ func TestSubprotocols(t *testing.T) {
 				if got := strings.Join(proxytest.HeaderValues(w.backend.Peer(0).Request, "Sec-WebSocket-Protocol"), "+"); got != c.offer {
 					t.Errorf("the upstream was offered %q, want %q", got, c.offer)
 				}
-				first.Drop()
+				w.drop(first)
 				again := w.client("/?client_id=a", offer(c.resumeOffer)...)
 				if got := strings.Join(again.Answer.Header["Sec-Websocket-Protocol"], "+"); got != c.resumeWant {
 					t.Errorf("the 101 of the resume selects %q, want %q", got, c.resumeWant)
@@ -223,7 +223,7 @@ func TestTheUpstreamsHeadersAreOnThe101(t *testing.T) {
 				t.Errorf("the 101 has %s: %q", name, h[name])
 			}
 		}
-		c.Drop()
+		w.drop(c)
 		if h := w.client("/?client_id=a").Answer.Header; h.Get("Set-Cookie") != "" {
 			t.Errorf("the 101 of a resume, which no upstream has seen, has %v", h)
 		}

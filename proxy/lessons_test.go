@@ -54,7 +54,7 @@ func TestALostSessionIsCountedAnew(t *testing.T) {
 		c.Say("c")
 		w.settle()
 		c.wantData(t, "the new session", "one")
-		c.Drop()
+		w.drop(c)
 		again := w.resume(c.welcome(t).Token, 1)
 		if got := again.welcome(t); !got.Resumed || got.Received != 1 {
 			t.Errorf("the resume's welcome is %+v", got)
@@ -71,7 +71,7 @@ func TestAPageThatIsBusyIsGivenMoreTime(t *testing.T) {
 	for _, talks := range []bool{false, true} {
 		t.Run(fmt.Sprintf("with an upstream that talks: %t", talks), func(t *testing.T) {
 			socketStory(t, func(c *config.Config) {
-				c.Heartbeat = config.ClientHeartbeat{Interval: 100 * time.Millisecond, MaxMissed: missed}
+				c.Heartbeat = config.ClientHeartbeat{Interval: 250 * time.Millisecond, MaxMissed: missed}
 				c.Replay.MaxMessages = 1 << 20
 				c.Replay.MaxBytes = 64 << 20
 				c.Replay.Overflow = config.OverflowDropOldest
@@ -117,7 +117,7 @@ func acknowledgedKnown(w *world) bool {
 // counted, kept and replayed.
 func TestHeartbeatsOfApplicationsAreData(t *testing.T) {
 	story(t, nil, func(t *testing.T, w *world) {
-		w.client("/?client_id=a").Drop()
+		w.drop(w.client("/?client_id=a"))
 		up := w.backend.Peer(0)
 		for range 3 {
 			up.Say("2", `{"type":"ping"}`)

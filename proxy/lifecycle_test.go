@@ -145,7 +145,7 @@ func TestAStopInTheMiddleOfAReplay(t *testing.T) {
 			story(t, func(c *config.Config) { c.Replay.MaxBytes = 4 << 20 }, func(t *testing.T, w *world) {
 				const bytes = 3 << 20
 				n := min(bytes/size, 900)
-				w.client("/?client_id=a").Drop()
+				w.drop(w.client("/?client_id=a"))
 				up := w.backend.Peer(0)
 				for i := range n {
 					up.Say(fmt.Sprintf("%d %s", i, strings.Repeat("x", size)))

@@ -211,7 +211,7 @@ func TestAFullWindowMakesTheUpstreamWait(t *testing.T) {
 
 func TestAnOverflowWhileAwayEndsTheSession(t *testing.T) {
 	story(t, func(c *config.Config) { withEvents(c); c.Replay.MaxMessages = 3 }, func(t *testing.T, w *world) {
-		w.client("/?client_id=a").Drop()
+		w.drop(w.client("/?client_id=a"))
 		up := w.backend.Peer(0)
 		up.Say("1", "2", "3")
 		w.settle()

@@ -78,7 +78,7 @@ func TestPanicOfAHandlerIsAnError(t *testing.T) {
 		response.Body.Close()
 		t.Error("a panic was answered")
 	}
-	for end := time.Now().Add(10 * time.Second); lines.Len() == 0 && time.Now().Before(end); {
+	for end := time.Now().Add(60 * time.Second); lines.Len() == 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	if lines.FilterLevelExact(zap.ErrorLevel).Len() != 1 {

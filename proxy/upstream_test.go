@@ -66,7 +66,7 @@ func (d testDialer) dial(ctx context.Context, r *http.Request, client net.Addr, 
 }
 
 // patience is a connect timeout that no test wants to see pass.
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 var testAddr = &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 4711}
 

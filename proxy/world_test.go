@@ -147,6 +147,12 @@ func (w *world) pass(d time.Duration) {
 	w.settle()
 }
 
+// drop has a client lose its connection; the proxy notices before anything else happens.
+func (w *world) drop(c interface{ Drop() }) {
+	c.Drop()
+	w.settle()
+}
+
 func (w *world) connect() net.Conn {
 	w.t.Helper()
 	conn, err := w.toPublic(w.t.Context())

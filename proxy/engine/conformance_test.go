@@ -215,7 +215,7 @@ func (n network) rig(t *testing.T, o Options, early string) *rig {
 // eventually waits for cond, for so long that only a hang fails.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain until %s", what)
 		}
@@ -239,7 +239,7 @@ func within(t *testing.T, what string, f func()) {
 	go func() { defer close(done); f() }()
 	select {
 	case <-done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatalf("%s hangs", what)
 	}
 }
@@ -280,7 +280,7 @@ func send(t *testing.T, peer net.Conn, b []byte) {
 func read(t *testing.T, peer net.Conn, n int) []byte {
 	t.Helper()
 	b := make([]byte, n)
-	_ = peer.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = peer.SetReadDeadline(time.Now().Add(60 * time.Second))
 	if got, err := io.ReadFull(peer, b); err != nil {
 		t.Fatalf("the peer read %d of %d bytes: %v", got, n, err)
 	}

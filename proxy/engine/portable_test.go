@@ -21,7 +21,7 @@ import (
 func TestMain(m *testing.M) {
 	goroutines, files := runtime.NumGoroutine(), openFiles()
 	code := m.Run()
-	for end := time.Now().Add(10 * time.Second); code == 0; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); code == 0; time.Sleep(10 * time.Millisecond) {
 		// The runtime's own descriptors (its poller's) appear with the first socket.
 		g, f := runtime.NumGoroutine()-goroutines, openFiles()-files
 		if g <= 0 && f <= 3 {

@@ -47,7 +47,7 @@ func send(t *testing.T, conn net.Conn, text string) {
 
 func wantRead(t *testing.T, conn net.Conn, text string) {
 	t.Helper()
-	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(60 * time.Second))
 	got := make([]byte, len(text))
 	if _, err := io.ReadFull(conn, got); err != nil || string(got) != text {
 		t.Fatalf("read %q, %v; want %q", got, err, text)
@@ -56,7 +56,7 @@ func wantRead(t *testing.T, conn net.Conn, text string) {
 
 func wantEnd(t *testing.T, conn net.Conn, want error) {
 	t.Helper()
-	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(60 * time.Second))
 	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, want) {
 		t.Fatalf("the connection ended with %v, want %v", err, want)
 	}
@@ -187,7 +187,7 @@ func TestResetAfterCountsBytes(t *testing.T) {
 	send(t, server, "123")
 	wantRead(t, client, "123")
 	send(t, server, "4567")
-	client.SetReadDeadline(time.Now().Add(20 * time.Second))
+	client.SetReadDeadline(time.Now().Add(60 * time.Second))
 	got, err := io.ReadAll(client)
 	if !bytes.HasPrefix([]byte("45"), got) || !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("read %q, %v; want at most 45 and then a reset", got, err)

@@ -18,7 +18,7 @@ import (
 )
 
 // Patience is how long tests wait for what must come.
-const Patience = 30 * time.Second
+const Patience = 60 * time.Second
 
 // A Peer is one end of a WebSocket, a client's or a backend's, for tests. It reads in the
 // background and keeps all that came; it answers pings and Closes unless it is told not
