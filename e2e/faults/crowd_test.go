@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -31,11 +32,12 @@ type member struct {
 	counted bool // speaks tideover.v1; else it resends, with an id, what has not been answered
 	dial    func(ctx context.Context) (net.Conn, error)
 	pace    time.Duration
-	patient time.Duration // silence after which it gives a connection up and makes another; 0: endless
+	patient time.Duration // silence after which it gives a connection up and makes another, at first; 0: endless
 	lossy   bool          // its session may be lost for good: it then begins anew
 
 	stop    chan struct{}
 	present *wire
+	inVain  int // connections in a row that it gave up before they brought anything new
 
 	mu       sync.Mutex
 	faults   []string
@@ -61,7 +63,8 @@ func (m *member) fault(format string, args ...any) {
 	}
 }
 
-// gather starts count clients; every third one speaks tideover.v1. edit may change them before that.
+// gather starts count clients and a peer, who is best connected where nothing can cut it off; every third client
+// speaks tideover.v1. edit may change them before they start, and says where they connect if that is elsewhere.
 func gather(t *testing.T, b *backend, count int, peerDial func(ctx context.Context) (net.Conn, error), edit func(i int, m *member)) *crowd {
 	t.Helper()
 	c := &crowd{backend: b}
@@ -315,10 +318,14 @@ func (m *member) hearAll(w *wire, welcomed chan int) error {
 	body := ""
 	for {
 		if m.patient > 0 {
-			w.SetReadDeadline(time.Now().Add(m.patient))
+			// A client that is never patient enough for a busy machine would never be done.
+			w.SetReadDeadline(time.Now().Add(m.patient << min(m.inVain, 6)))
 		}
 		f, err := readFrame(w.r)
 		if err != nil {
+			if !begun && errors.Is(err, os.ErrDeadlineExceeded) {
+				m.inVain++
+			}
 			return err
 		}
 		switch f.op() {
@@ -352,6 +359,9 @@ func (m *member) hearAll(w *wire, welcomed chan int) error {
 			} else if m.hear(body, &begun) {
 				m.sayClose(w)
 				return io.EOF
+			}
+			if begun {
+				m.inVain = 0
 			}
 			body = ""
 		}

@@ -204,7 +204,7 @@ func (n *network) from(local string) func(ctx context.Context) (net.Conn, error)
 	return func(ctx context.Context) (net.Conn, error) { return n.clients.dialFrom(ctx, local, proxyAddr) }
 }
 
-// nearby dials the proxy from its own host, where nothing is ever lost.
-func (n *network) nearby(ctx context.Context) (net.Conn, error) {
-	return n.proxy.dialFrom(ctx, "", proxyAddr)
+// beside dials the backend from its own host, where nothing is ever lost.
+func (n *network) beside(ctx context.Context) (net.Conn, error) {
+	return n.backend.dialFrom(ctx, "", backendAddr)
 }

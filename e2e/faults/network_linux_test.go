@@ -18,7 +18,7 @@ func onNetwork(t *testing.T, edit func(n *network, m *member), extras ...setting
 	n := newNetwork(t)
 	b := startBackend(t, n.backend.listen(backendAddr), 300*time.Millisecond)
 	p := n.start(b, append([]settings{events}, extras...)...)
-	c := gather(t, b, many, n.nearby, func(i int, m *member) {
+	c := gather(t, b, many, n.beside, func(i int, m *member) {
 		m.dial, m.pace = n.from(clientAddr), 300*time.Millisecond
 		if edit != nil {
 			edit(n, m)
@@ -52,7 +52,7 @@ func (c *crowd) settle(t *testing.T) {
 // Packets are lost, up to one in five, on both cables and both ways, while clients connect, talk and are cut off.
 func TestPacketLoss(t *testing.T) {
 	t.Parallel()
-	n, p, c := onNetwork(t, nil, quick, settings{"session.grace": "30s"})
+	n, p, c := onNetwork(t, nil, quick)
 	c.settle(t)
 	for _, percent := range []int{5, 10, 20} {
 		n.lossy(percent)
@@ -76,7 +76,7 @@ func TestPacketLoss(t *testing.T) {
 // directions, only from the clients, only to the clients. Nothing is lost, and nobody leaves.
 func TestBlackHoleWithinTheGrace(t *testing.T) {
 	t.Parallel()
-	n, p, c := onNetwork(t, func(n *network, m *member) { m.patient = time.Second }, quick, settings{"session.grace": "30s"})
+	n, p, c := onNetwork(t, func(n *network, m *member) { m.patient = time.Second }, quick)
 	c.settle(t)
 	for _, hole := range []struct {
 		name                string
@@ -106,18 +106,21 @@ func TestBlackHoleBeyondTheGrace(t *testing.T) {
 	c.settle(t)
 	n.proxy.drop("iifname c drop")
 	n.clients.drop("iifname c drop")
-	p.waitMetric(t, `tideover_sessions_left_total{reason="grace_over"}`, is(many))
+	p.waitMetric(t, `tideover_sessions_left_total{reason="grace_over"}`, atLeast(many))
+	for _, state := range []string{"attached", "away"} {
+		p.waitMetric(t, `tideover_sessions{state="`+state+`"}`, is(0))
+	}
 	n.heal()
 	c.settle(t)
 	c.finish(t, p)
 	gone := 0
 	for _, s := range c.backend.sessions {
-		if slices.Equal(s.events, []string{"joined", "away", "left"}) && s.ended == "closed with 1001" {
+		if k := len(s.events); k >= 3 && slices.Equal(s.events[k-2:], []string{"away", "left"}) && s.ended == "closed with 1001" {
 			gone++
 		}
 	}
 	if gone < many {
-		t.Errorf("%d upstream connections were closed with 1001 after joined, away and left, want %d", gone, many)
+		t.Errorf("%d upstream connections were closed with 1001 after away and left, want %d", gone, many)
 	}
 }
 
@@ -125,7 +128,7 @@ func TestBlackHoleBeyondTheGrace(t *testing.T) {
 // noticed nothing when the clients come back from elsewhere. They take over, and nobody is told anything.
 func TestAddressChange(t *testing.T) {
 	t.Parallel()
-	n, p, c := onNetwork(t, func(n *network, m *member) { m.patient = time.Second }, settings{"heartbeat.interval": "10m"})
+	n, p, c := onNetwork(t, func(n *network, m *member) { m.patient = 2 * time.Second }, settings{"heartbeat.interval": "10m"})
 	c.settle(t)
 	for _, move := range []struct{ from, to string }{{clientAddr, clientAddr2}, {clientAddr2, clientAddr}} {
 		n.proxy.drop("ip saddr " + move.from + " drop")
@@ -139,8 +142,12 @@ func TestAddressChange(t *testing.T) {
 		n.heal() // and what was on its way from the old address arrives after all
 		c.settle(t)
 	}
-	if all := p.mustMetrics(t); all["tideover_supersedes_total"] < 2*many {
-		t.Errorf("%v clients took over from themselves, want %d at least", all["tideover_supersedes_total"], 2*many)
+	// On a busy machine a client may lose its patience and hang up, and then comes back to a session that is away.
+	// Most have no reason to.
+	all := p.mustMetrics(t)
+	taken, resumed := all["tideover_supersedes_total"], all["tideover_resumes_total"]
+	if taken < many || taken+resumed < 2*many {
+		t.Errorf("%v clients took over from themselves and %v came back, want %d at least", taken, resumed, 2*many)
 	}
 	c.finish(t, p)
 	quiet := 0
@@ -149,7 +156,6 @@ func TestAddressChange(t *testing.T) {
 			quiet++
 		}
 	}
-	// On a busy machine a client may lose its patience and hang up: that is told. Most have no reason to.
 	if quiet < many/2 {
 		t.Errorf("of %d clients that changed their address, the peers of only %d were told nothing", many, quiet)
 	}
@@ -158,7 +164,7 @@ func TestAddressChange(t *testing.T) {
 // Every connection is reset at once, by the clients' system and by the proxy's, again and again.
 func TestResetStorm(t *testing.T) {
 	t.Parallel()
-	n, p, c := onNetwork(t, nil, settings{"session.grace": "30s"})
+	n, p, c := onNetwork(t, nil)
 	c.settle(t)
 	for i := range 6 {
 		if i%2 == 0 {

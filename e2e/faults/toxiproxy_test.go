@@ -131,7 +131,7 @@ func TestToxicClients(t *testing.T) {
 		x.link(p.addr).add("limit_data", "upstream", 1, attributes{"bytes": 10_000}),
 		reset, flapping, hole,
 	}
-	c := gather(t, b, 17*len(links), dialer(p.addr), func(i int, m *member) {
+	c := gather(t, b, 17*len(links), dialer(b.addr), func(i int, m *member) {
 		m.dial, m.pace, m.patient = dialer(links[i%len(links)].addr), 200*time.Millisecond, 2*time.Second
 	})
 	for round := range 6 {
