@@ -182,18 +182,18 @@ func (s *sim) run() (err error) {
 	s.up.calm()
 	s.user.calm()
 	// What is under way must arrive: a slow leg may have to be given up first.
-	s.until(s.now.add(s.patience()), 30000)
+	s.until(s.now.add(s.patience()), 100_000)
 	for range 100 { // small windows take their time
 		if c := s.shell.core; c.state == StateLeft || !c.up.paused && !c.client.paused && len(s.up.conn.toProxy.data) < 200 {
 			break
 		}
-		s.until(s.now.add(s.patience()), 30000)
+		s.until(s.now.add(s.patience()), 100_000)
 	}
 	s.complete()
 
 	s.note("everything stops")
 	s.stop()
-	s.until(s.now.add(s.patience()), 30000)
+	s.until(s.now.add(s.patience()), 100_000)
 	if !s.shell.core.Over() {
 		s.fail("session is not over %v after everything has stopped: %v", s.patience(), s.shell.core.State())
 	}
