@@ -22,7 +22,7 @@ type departed struct {
 
 // A departure is what is left of a session.
 type departure struct {
-	tokens   tokenPair
+	tokens   tokens
 	bind     [sha256.Size]byte
 	received uint64
 }

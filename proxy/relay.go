@@ -37,7 +37,7 @@ type relay struct {
 	client    clientRef
 	old       clientRef // while a new leg supersedes it
 	remote    string    // address of the latest client
-	tokens    tokenPair
+	tokens    tokens
 	timerAt   session.Time
 	held      int64          // what p.buffered counts for this session
 	harvested *session.Stats // what the counters have of this session

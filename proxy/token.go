@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
+	"slices"
 )
 
 // A token of tideover.v1 is the session's id and a secret. The id finds the session; the
@@ -39,23 +40,43 @@ func readToken(token string) (id string, s secret, ok bool) {
 	return token[:idChars], s, err == nil && n == len(s)
 }
 
-// A tokenPair holds the token that was given out last and the one before it, which stays good
-// until the new one is used: its answer may never have reached the client.
-type tokenPair struct {
-	current, before secret
-	hasBefore       bool
+// tokens are those that open a session now: the one that was used last, whose answer may never have
+// reached the client, and those that were given out for it. Usually that is one; there are
+// more where a client tried again, and where an earlier attempt of it, given up long ago,
+// arrives behind the one that came through: that must not cost the client the token it has
+// got. Once one of them is used, all others are void.
+type tokens struct {
+	current    secret   // given out last
+	before     secret   // used last
+	hasBefore  bool     // false until the first resume
+	superseded []secret // also given out for before, the latest last; mostly nil
 }
 
-func (t *tokenPair) good(s *secret) bool {
-	current := subtle.ConstantTimeCompare(s[:], t.current[:])
-	before := subtle.ConstantTimeCompare(s[:], t.before[:])
-	return current == 1 || t.hasBefore && before == 1
+// maxSuperseded bounds how many attempts at once a client's token survives.
+const maxSuperseded = 4
+
+func (t *tokens) good(s *secret) bool {
+	good := subtle.ConstantTimeCompare(s[:], t.current[:])
+	if t.hasBefore {
+		good |= subtle.ConstantTimeCompare(s[:], t.before[:])
+	}
+	for i := range t.superseded {
+		good |= subtle.ConstantTimeCompare(s[:], t.superseded[i][:])
+	}
+	return good == 1
 }
 
 // rotate makes c.fresh the current token; c has been found good.
-func (t *tokenPair) rotate(c claim) {
-	if c.presented != nil && *c.presented == t.current {
-		t.before, t.hasBefore = t.current, true
+func (t *tokens) rotate(c claim) {
+	switch {
+	case c.presented == nil: // the session's first client
+	case t.hasBefore && *c.presented == t.before:
+		if len(t.superseded) == maxSuperseded {
+			t.superseded = slices.Delete(t.superseded, 0, 1)
+		}
+		t.superseded = append(t.superseded, t.current)
+	default:
+		t.before, t.hasBefore, t.superseded = *c.presented, true, nil
 	}
 	t.current = c.fresh
 }

@@ -34,6 +34,27 @@ func TestAnOldTokenIsGoodUntilTheNewOneIsUsed(t *testing.T) {
 	})
 }
 
+// A client gives an attempt up and makes another, which comes through. Then the first one arrives after all: the network
+// had kept it. It takes the session over, and nobody is at its other end; the client comes back with the token it got.
+func TestAnAttemptThatComesLateCostsNoSession(t *testing.T) {
+	story(t, nil, func(t *testing.T, w *world) {
+		first := w.counting("/").welcome(t).Token
+		client := w.resume(first, 0)
+		second := client.welcome(t).Token
+		for range maxSuperseded {
+			late := w.resume(first, 0)
+			late.welcome(t)
+			late.Drop()
+		}
+		wantClose(t, client.Peer, "the client when the late attempt came", resume.CodeSuperseded)
+		back := w.resume(second, 0)
+		back.welcome(t)
+		wantOpen(t, back.Peer, "the client with the token it got")
+		wantClose(t, w.resume(first, 0).Peer, "an attempt that comes even later", resume.CodeGone)
+		wantOpen(t, back.Peer, "the client, whatever comes later")
+	})
+}
+
 // Rule 9, for sessions that are found by token: only the token of this session opens it, and who
 // has none learns nothing, not even whether there is a session.
 func TestAWrongTokenOpensNothing(t *testing.T) {
