@@ -208,12 +208,12 @@ func (r *relay) attach(now session.Time, t *turn, conn net.Conn, early, answer [
 		return err
 	}
 	r.tokens.rotate(c)
+	r.remote = conn.RemoteAddr().String() // conn is the engine's afterwards
 	leg := r.group.Add(conn, early)
 	if leg.Write([][]byte{answer}) > 0 {
 		r.core.Blocked(id)
 	}
 	r.old, r.client = old, clientRef{leg, id}
-	r.remote = conn.RemoteAddr().String()
 	return nil
 }
 

@@ -85,11 +85,11 @@ type Leg interface {
 	// caller again when Write returns, and so does the slice that lists them (a literal is
 	// allocated for each call, one kept by the owner is not). One Write's bytes stay
 	// together, whoever else writes meanwhile. The result is the backlog: how many bytes
-	// this leg still holds.
+	// this leg still holds (of TLS, those of its records).
 	// While it is above zero the owner should stop producing. A result above zero opens
 	// an episode, which ends with one call of Writable at a moment when all is written;
 	// what Write adds before that moment belongs to the same episode. Legs whose conn can't
-	// be written without blocking (TLS, in-memory) report a backlog for every Write.
+	// be written without blocking (in-memory; TLS that no loop serves) report a backlog for every Write.
 	// On a leg that is closed or lost, Write drops the bytes and returns Refused: the loss
 	// is, or will be, reported by Handler.Lost, and no Writable comes any more.
 	Write(bufs [][]byte) (backlog int)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"sync"
@@ -28,10 +29,13 @@ type loopLeg struct {
 	sent         bool // closing: all is written and the sending side shut down
 	reset        bool // close the socket with a reset
 	watched      bool // the engine itself sees to UserTimeout
+	ahead        bool // crypto/tls may hold bytes that it has not been asked for
+	gathering    bool // records go to the backlog, for one system call
 
-	in  *buffer  // read (or early) and not consumed, or nil
-	out *backlog // nil while there has been none
-	end *ending  // nil while nothing has gone wrong or is being closed
+	in  *buffer   // read (or early) and not consumed, or nil
+	out *backlog  // nil while there has been none
+	tls *tls.Conn // nil for plain bytes
+	end *ending   // nil while nothing has gone wrong or is being closed
 }
 
 // ending is what a leg needs only towards its end.
@@ -56,6 +60,9 @@ func (l *loopLeg) Write(bufs [][]byte) int {
 	defer l.mu.Unlock()
 	if l.state != open || l.end != nil && l.end.writeErr != nil {
 		return Refused
+	}
+	if l.tls != nil {
+		return l.writeTLS(bufs)
 	}
 	if l.backlogged() {
 		l.out.add(bufs, 0)
@@ -108,6 +115,9 @@ func (l *loopLeg) Close(graceful bool) {
 		if l.in != nil && !l.calling {
 			l.in.free()
 			l.in = nil
+		}
+		if l.tls != nil {
+			_ = l.tls.CloseWrite() // close_notify goes out behind the backlog
 		}
 		if !l.backlogged() {
 			l.shutWrite()
@@ -299,7 +309,11 @@ func (lp *loop) serve(l *loopLeg) {
 				l.mu.Unlock()
 				return
 			}
-			if b := lp.read(l); len(b) > 0 && l.state == open {
+			read := lp.read
+			if l.tls != nil && l.state == open {
+				read = lp.readTLS
+			}
+			if b := read(l); len(b) > 0 && l.state == open {
 				lp.deliver(l, b)
 			}
 		case doWritable:
@@ -368,7 +382,7 @@ func (lp *loop) lose(l *loopLeg) {
 		_ = unix.SetsockoptLinger(int(l.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}
 	_ = unix.Close(int(l.fd))
-	l.fd = -1
+	l.fd, l.tls = -1, nil
 	if l.in != nil {
 		l.in.free()
 		l.in = nil

@@ -35,6 +35,7 @@ type loop struct {
 
 	// The loop's own.
 	buf    []byte // what every leg is read into
+	sealed tlsInput
 	events [turnEvents]unix.EpollEvent
 	ready  [turnEvents]*loopLeg
 	work   []*loopLeg

@@ -20,8 +20,9 @@ import (
 // small struct and no buffer. The legs of a group are on the same loop. For a relayed message a
 // busy loop makes a read, a write and a share of an epoll_wait.
 //
-// TCP and unix stream sockets are served so. Conns of any other kind, and those for which the
-// process has no descriptor left to spare for a moment, get a portable leg (NewPortable).
+// TCP and unix stream sockets are served so, and TLS over them (ServerTLS) after its handshake.
+// Conns of any other kind, and those for which the process has no descriptor left to spare
+// for a moment, get a portable leg (NewPortable).
 //
 // The loops begin with the first Group. A loop is not locked to a thread, and may keep a
 // processor busy: GOMAXPROCS should be one more than Options.Loops, or handshakes and all else
@@ -135,11 +136,20 @@ func (g *loopGroup) due()                 { g.h.Tick() }
 
 // add takes conn over; nil if a loop can't, and then conn is as it was.
 func (lp *loop) add(g *loopGroup, conn net.Conn, early []byte) *loopLeg {
-	fd, tcp := duplicate(conn)
+	socket := conn
+	secure, below := secured(conn)
+	if secure != nil {
+		socket = below.Conn
+	}
+	fd, tcp := duplicate(socket)
 	if fd < 0 {
 		return nil
 	}
 	l := &loopLeg{g: g, fd: int32(fd), paused: true}
+	if secure != nil {
+		l.tls, below.Conn = secure, (*legWire)(l)
+		l.ahead, l.unread = true, true
+	}
 	if timeout := lp.e.o.UserTimeout; timeout > 0 && !(tcp && userTimeout(fd, timeout) == nil) {
 		l.watched = true
 	}
@@ -152,10 +162,13 @@ func (lp *loop) add(g *loopGroup, conn net.Conn, early []byte) *loopLeg {
 		if l.in != nil {
 			l.in.free()
 		}
+		if secure != nil {
+			below.Conn = socket
+		}
 		return nil
 	}
 	// The duplicate is the socket now: closing the conn frees what Go keeps for it.
-	_ = conn.Close()
+	_ = socket.Close()
 	return l
 }
 
