@@ -380,7 +380,7 @@ func (w *Wire) write(f *flow, b []byte) bool {
 	f.mu.Lock()
 	late, fin, cut := f.late, f.fin, false
 	if f.cutting && f.left <= int64(len(b)) {
-		b, cut = b[:f.left], true
+		b, cut = b[:max(f.left, 0)], true // below 0 if the cut was armed during a write
 	}
 	f.mu.Unlock()
 	if late > 0 {
