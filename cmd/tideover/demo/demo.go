@@ -1,13 +1,14 @@
 // Package demo shows in one page why one would want a proxy that keeps
-// sessions: the same naive chat twice, straight to its backend and through
-// Tideover, behind one network that the visitor can break.
+// sessions: the same naive chat three times, straight to its backend, through
+// Tideover, and through a Tideover that puts its browser client into the page,
+// behind one network that the visitor can break.
 //
 // All of it runs in one process, and only the page listens where others may
 // reach it:
 //
 //	browser ──► page ──► network ─┬──────────────► backend
 //	            (files,  (breaks   │                  ▲
-//	            figures) on demand)└─► the proxy ─────┘
+//	            figures) on demand)└─► two proxies ───┘
 //	                                       ▲
 //	            simulated users ───────────┴── (never broken)
 //
@@ -55,17 +56,30 @@ func Run(caller context.Context, listen string, log *zap.Logger, startProxy func
 	if err != nil {
 		return fmt.Errorf("demo: serve the chat backend: %w", err)
 	}
-	proxyAddr, err := freeAddress()
-	if err != nil {
-		return fmt.Errorf("demo: find a port for the proxy: %w", err)
-	}
-	cfg, err := proxyConfig(proxyAddr, back.Addr().String())
-	if err != nil {
-		return fmt.Errorf("demo: configure the proxy: %w", err)
-	}
-	columns := []column{
-		{ID: "direct", Title: "Straight to the backend", Hops: []string{"your browser", "chat backend"}, addr: back.Addr().String()},
-		{ID: "tideover", Title: "Through Tideover", Hops: []string{"your browser", "Tideover", "chat backend"}, addr: proxyAddr},
+	columns := []column{{
+		ID: "direct", Title: "Without Tideover", Hops: []string{"browser", "backend"},
+		Note: "As today: what is said while you are away is gone.",
+		addr: back.Addr().String(),
+	}, {
+		ID: "tideover", Title: "Through Tideover", Hops: []string{"browser", "Tideover", "backend"},
+		Note: "Nothing is lost; now and then a message comes twice.",
+	}, {
+		ID: "injected", Title: "Tideover with its client", Hops: []string{"browser + client", "Tideover", "backend"},
+		Note:   "Each message comes once; the page notices nothing.",
+		client: true,
+	}}
+	var proxies []*config.Config
+	for i := range columns[1:] {
+		c := &columns[1+i]
+		if c.addr, err = freeAddress(); err != nil {
+			return fmt.Errorf("demo: find a port for the proxy: %w", err)
+		}
+		cfg, err := proxyConfig(c.addr, back.Addr().String())
+		if err != nil {
+			return fmt.Errorf("demo: configure the proxy: %w", err)
+		}
+		cfg.HTTP.InjectClient = c.client
+		proxies = append(proxies, cfg)
 	}
 
 	ctx, cancel := context.WithCancelCause(caller)
@@ -75,10 +89,12 @@ func Run(caller context.Context, listen string, log *zap.Logger, startProxy func
 		defer chat.close()
 		return serve(ctx, back, chat)
 	})
-	d.run(ctx, "the proxy", func(ctx context.Context) error { return startProxy(ctx, cfg) })
-	if err := waitFor(ctx, proxyAddr); err != nil {
-		d.cancel(fmt.Errorf("demo: wait for the proxy on %s: %w", proxyAddr, err))
-		return d.result(caller, ctx)
+	for _, cfg := range proxies {
+		d.run(ctx, "the proxy", func(ctx context.Context) error { return startProxy(ctx, cfg) })
+		if err := waitFor(ctx, cfg.Listen.Addr); err != nil {
+			d.cancel(fmt.Errorf("demo: wait for the proxy on %s: %w", cfg.Listen.Addr, err))
+			return d.result(caller, ctx)
+		}
 	}
 	host, _, _ := net.SplitHostPort(listen) // it was listened on, so it's well formed
 	d.run(ctx, "the page", func(ctx context.Context) error {

@@ -17,7 +17,7 @@ import (
 	"github.com/tideover/tideover/config"
 )
 
-func TestRunServesBothColumnsAndEndsCleanly(t *testing.T) {
+func TestRunServesAllColumnsAndEndsCleanly(t *testing.T) {
 	wantNoLeaks(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	log, logged := observedLog()
@@ -35,8 +35,8 @@ func TestRunServesBothColumnsAndEndsCleanly(t *testing.T) {
 	})
 	page := demoPage{url: strings.TrimSuffix(url, "/"), addr: strings.Trim(strings.TrimPrefix(url, "http:"), "/")}
 	v := page.visit(t)
-	if len(v.description.Columns) != 2 {
-		t.Fatalf("got %d columns, want 2", len(v.description.Columns))
+	if len(v.description.Columns) != 3 {
+		t.Fatalf("got %d columns, want 3", len(v.description.Columns))
 	}
 	for _, c := range v.description.Columns {
 		_, read := page.join(t, c.Src)

@@ -18,14 +18,6 @@ func deafen(c net.Conn) {
 	})
 }
 
-// hear undoes deafen. What was sent meanwhile comes when its sender tries
-// again.
-func hear(c net.Conn) {
-	onSocket(c, func(fd int) error {
-		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
-	})
-}
-
 // onSocket is best effort: without the filter a frozen connection is still one
 // on which nothing moves.
 func onSocket(c net.Conn, do func(fd int) error) {

@@ -22,7 +22,7 @@ func TestFrozenNetworkAcknowledgesNothing(t *testing.T) {
 		t.Fatal("a frozen network acknowledged what was sent into it, so its sender would take it for alive")
 	}
 	r.network.back()
-	eventually(t, "the rest to be acknowledged", func() bool { return unacknowledged(t, server) == 0 })
+	wantReset(t, server)
 }
 
 func unacknowledged(t *testing.T, c net.Conn) int {

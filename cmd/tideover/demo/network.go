@@ -19,7 +19,9 @@ type netState string
 const (
 	netUp     netState = "up"     // bytes flow; leaves by pull, freeze
 	netPulled netState = "pulled" // connections are reset, new ones refused; leaves by back, freeze
-	netFrozen netState = "frozen" // half-open: sockets stay, no byte moves, new connections hang; leaves by back, pull
+	// Half-open, as when a phone leaves its Wi-Fi: sockets stay, no byte moves, new connections hang. Leaves by pull,
+	// and by back, which finds the old connections dead, for the phone has another address by then.
+	netFrozen netState = "frozen"
 )
 
 // network is the breakable line between the visitor's browser and the columns.
@@ -109,10 +111,14 @@ func (n *network) freeze() {
 	n.finishPullLocked()
 	n.leaveLocked(netFrozen)
 	n.up, n.down = shut(n.up), shut(n.down)
-	n.eachServerLocked(deafen)
+	for l := range n.links {
+		if l.server != nil {
+			deafen(l.server)
+		}
+	}
 }
 
-// back lets everything pass again. What a freeze held arrives now, late.
+// back lets new connections pass again. Those that a freeze held are reset: what was under way is lost.
 func (n *network) back() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -120,17 +126,15 @@ func (n *network) back() {
 		return
 	}
 	n.finishPullLocked()
-	n.state = netUp
-	n.eachServerLocked(hear)
-	n.up, n.down = open(n.up), open(n.down)
-}
-
-func (n *network) eachServerLocked(do func(net.Conn)) {
-	for l := range n.links {
-		if l.server != nil {
-			do(l.server)
+	if n.state == netFrozen {
+		for l := range n.links {
+			if l.server != nil {
+				n.resetLinkLocked(l)
+			}
 		}
 	}
+	n.state = netUp
+	n.up, n.down = open(n.up), open(n.down)
 }
 
 // close resets everything, for good, and waits until it is gone.
@@ -163,17 +167,21 @@ func (n *network) resetLocked() {
 		n.reset = nil
 	}
 	for l := range n.links {
-		delete(n.links, l)
-		// First of all both are made to end with a reset: whoever notices the
-		// cut then, in whatever order, may close them.
-		resetOnClose(l.client)
-		if l.server != nil {
-			resetOnClose(l.server)
-			l.server.Close()
-		}
-		l.client.Close()
-		close(l.cut)
+		n.resetLinkLocked(l)
 	}
+}
+
+func (n *network) resetLinkLocked(l *link) {
+	delete(n.links, l)
+	// First of all both are made to end with a reset: whoever notices the
+	// cut then, in whatever order, may close them.
+	resetOnClose(l.client)
+	if l.server != nil {
+		resetOnClose(l.server)
+		l.server.Close()
+	}
+	l.client.Close()
+	close(l.cut)
 }
 
 func shut(g gate) gate {

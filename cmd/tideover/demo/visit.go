@@ -48,10 +48,12 @@ type column struct {
 	ID    string   `json:"id"`
 	Title string   `json:"title"`
 	Hops  []string `json:"hops"` // what a message passes on its way
+	Note  string   `json:"note"` // what this way is worth
 
 	// addr is the TCP address that serves this column: its chat application
 	// and its socket, to peers at once, to the visitor across the network.
-	addr string
+	addr   string
+	client bool // the proxy there puts the browser client into pages
 }
 
 // visit is one open page: rooms, peers, books and a network of its own, so

@@ -14,7 +14,7 @@ let network = 'none';
 let brokenSince = 0;
 
 class Column {
-  constructor({ id, title, hops, src }) {
+  constructor({ id, title, hops, note, src }) {
     this.id = id;
     this.sent = [];         // ids to report
     this.shown = [];
@@ -22,25 +22,39 @@ class Column {
     this.section = $('#column').content.cloneNode(true).firstElementChild;
     $('h2', this.section).textContent = title;
     $('.hops', this.section).append(...this.path(hops));
+    $('.note', this.section).textContent = note;
     this.frame = $('iframe', this.section);
     this.frame.title = `Chat: ${title}`;
     this.frame.addEventListener('load', () => this.watch());
     this.frame.src = src;
     $('#columns').append(this.section);
+    this.line = element('li', '', '');
+    this.line.append(`${title}: `, element('b', ''));
+    $('#summary').append(this.line);
   }
 
   path(hops) {
     const parts = [];
     hops.forEach((hop, i) => {
       if (i > 0) parts.push(element('span', 'wire', '──'));
-      parts.push(element('span', hop === 'Tideover' ? 'own' : '', hop));
+      parts.push(element('span', hop === 'Tideover' || hop.includes('client') ? 'own' : '', hop));
     });
     this.wire = parts[1];
     return parts;
   }
 
-  // watch notes each message that gets onto the chat's screen.
+  // watch notes each message that gets onto the chat's screen, and the socket that the chat sends with.
   watch() {
+    const column = this;
+    const { prototype } = this.frame.contentWindow.WebSocket;
+    const { send } = prototype;
+    prototype.send = function (data) {
+      if (column.socket !== this) {
+        column.socket = this;
+        this.addEventListener('pending', () => column.drawPending());
+      }
+      return send.call(this, data);
+    };
     const list = this.frame.contentDocument.getElementById('messages');
     if (!list) return;
     const note = (item) => {
@@ -85,9 +99,10 @@ class Column {
     }
 
     const [mood, words] = cuts ? verdict(lost, twice, waiting, late) : ['calm', 'All is well, so far'];
-    const line = $('.verdict', section);
-    line.dataset.mood = mood;
-    setText(line, words);
+    $('.verdict', section).dataset.mood = mood;
+    setText($('.words', section), words);
+    this.line.dataset.mood = mood;
+    setText($('b', this.line), words);
 
     for (const person of figures.people ?? []) this.present(person);
     const { left, joined, away, reconnected } = figures.noise;
@@ -99,6 +114,15 @@ class Column {
 
     this.wire.classList.toggle('broken', broken);
     setText(this.wire, broken ? '─ ✕ ─' : '──');
+  }
+
+  // drawPending shows what the browser client has not got rid of; a plain WebSocket knows no such number. One
+  // that is acknowledged in the next moment is not worth a word.
+  drawPending() {
+    const pending = network === 'up' ? 0 : this.socket.pending;
+    const badge = $('.badge', this.section);
+    badge.hidden = !pending;
+    setText(badge, pending ? `${pending} message${pending > 1 ? 's' : ''} pending…` : '');
   }
 
   // present draws one person as the witness sees them.
@@ -175,6 +199,7 @@ function begin(description) {
   visit = description;
   columns = new Map();
   $('#columns').replaceChildren();
+  $('#summary').replaceChildren();
   for (const column of visit.columns) columns.set(column.id, new Column(column));
 }
 
@@ -192,6 +217,10 @@ live.addEventListener('error', () => drawNetwork('dead'));
 for (const button of document.querySelectorAll('[data-do]')) {
   button.addEventListener('click', async () => {
     await post('network', { do: button.dataset.do });
+    if (button.dataset.do === 'back') {
+      // What a browser tells its pages when its network returns. The plain chat does not listen.
+      for (const column of columns.values()) column.frame.contentWindow.dispatchEvent(new Event('online'));
+    }
     if (button.dataset.do === 'pull') talk(' (as the plug went)');
     if (button.dataset.do === 'freeze') talk(' (into the ice)');
   });
