@@ -30,6 +30,7 @@ const ABNORMAL = 1006; // RFC 6455 7.1.5: no Close came, the connection just wen
 const RESTART = 1012;
 const OVER_LIMIT = 1013;
 const SESSION_GONE = 4404;
+const SUPERSEDED = 4409;
 // A page may send 1000 and 3000-4999 only, so these stand for "broken protocol" (1002) and "this leg seems dead".
 const BROKEN = 4002;
 const ABANDONED = 4408;
@@ -92,6 +93,7 @@ class TideoverSocket extends EventTarget {
   // The leg.
   #leg;
   #began; // when it began to connect, ms
+  #why; // how the last one ended, where that may have been the proxy's doing or the application's
   #plain; // take the server for something else than Tideover
   #since = 0; // when the leg was welcomed, ms; 0: none ever was
   #tries = 0;
@@ -264,6 +266,7 @@ class TideoverSocket extends EventTarget {
     this.#extensions = this.#leg.extensions;
     this.#since = Date.now();
     this.#sent = this.#ackTime = this.#ackBytes = this.#missed = 0;
+    this.#why = undefined;
     clearTimeout(this.#timer);
     if (!this.#plain) this.#watch(this.#options.heartbeat);
     const first = this.#readyState == CONNECTING;
@@ -435,9 +438,14 @@ class TideoverSocket extends EventTarget {
     const { initialDelay, maxDelay, maxRetries, onSessionLost, plain, strict } = this.#options;
     const up = this.#state == 'connected';
     const foreign = gaveUp || this.#leg.protocol != V1;
-    const dropped = code == ABNORMAL || code == RESTART;
+    // By whom, if nobody else has the token? By a handshake of our own that was given up, and came late.
+    const superseded = code == SUPERSEDED && !this.#plain;
+    const dropped = code == ABNORMAL || code == RESTART || superseded;
     const gone = code == SESSION_GONE;
     const full = code == OVER_LIMIT;
+    const end = [code, reason, wasClean];
+    const why = gone && this.#why;
+    if (code == RESTART || superseded) this.#why = end;
     this.#leg = undefined;
     clearTimeout(this.#timer);
     clearTimeout(this.#ackTimer);
@@ -457,20 +465,21 @@ class TideoverSocket extends EventTarget {
       if (code == 1000 && asked === undefined) code = 1005;
       return this.#end(code, reason, wasClean);
     }
-    if (gone || full ? onSessionLost != 'continue' : !dropped && !(this.#plain && code == 1001)) {
-      return this.#end(code, reason, wasClean);
+    // An application that has closed with 4409 or 1012 has no session to go back to: then it was the application.
+    if (gone || full ? onSessionLost != 'continue' || why?.[0] == SUPERSEDED : !dropped && !(this.#plain && code == 1001)) {
+      return this.#end(...(why || end));
     }
-    if (up && !full) this.#tries = 0;
+    if (up && !full && !superseded) this.#tries = 0;
     if (gone) {
       if (this.#token) this.#tries = 0;
       this.#token = '';
     }
     if (!this.#token && foreign && !plain && (this.#plain = !this.#plain)) this.#connect();
-    else if (!this.#token && strict) return this.#end(code, reason, wasClean);
+    else if (!this.#token && strict) return this.#end(...end);
     else if (this.#tries >= maxRetries) return this.#end(ABNORMAL);
     else {
       // The first retry is at once, unless many clients were sent away together or it would be a tight loop.
-      const spread = code == RESTART || full || (up && Date.now() - this.#since < initialDelay);
+      const spread = code == RESTART || superseded || full || (up && Date.now() - this.#since < initialDelay);
       const n = this.#tries++;
       const most = n || spread ? Math.min(maxDelay, initialDelay * 2 ** (n - 1)) : 0;
       this.#later(() => this.#connect(), Math.random() * most);

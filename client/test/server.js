@@ -10,7 +10,7 @@ const control = (message) => '\x1e' + JSON.stringify(message);
 class Session {
   constructor(server) {
     this.server = server;
-    this.tokens = []; // the last one shown, and the one given for it; welcomes may be lost several times in a row
+    this.tokens = []; // the last one shown, and those given since: any of them may be the one that arrived
     this.received = 0; // of the client's messages
     this.told = 0; // how many of them it was told of
     this.sent = 0; // to the client
@@ -37,7 +37,7 @@ class Session {
     this.leg?.close(4409, 'superseded');
     this.leg = leg;
     const token = randomBytes(16).toString('base64url');
-    this.tokens = [shown, token];
+    this.tokens = [...this.tokens.slice(Math.max(0, this.tokens.indexOf(shown))), token];
     this.server.sessions.set(token, this);
     leg.send(control({
       type: 'welcome', session: 's', token, resumed: received !== undefined, received: this.received,

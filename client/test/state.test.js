@@ -278,13 +278,45 @@ test('a leg that was given up cannot touch the session', () => {
   assert.equal(socket.state, 'connected');
 });
 
-test('superseded by another client: closed, no retry', () => {
-  const { WebSocket, seen } = open({ onSessionLost: 'continue' });
+test('superseded by a late handshake of its own: resumed after a wait', () => {
+  mock.method(Math, 'random', () => 1);
+  const { WebSocket, seen } = open();
   WebSocket.last.welcome();
+  stable();
   WebSocket.last.lose(4409, 'superseded');
-  tick(1e6);
-  assert.deepEqual(seen, ['open', ['close', 4409, 'superseded', true]]);
+  tick(499);
   assert.equal(WebSocket.legs.length, 1);
+  tick(1);
+  assert.equal(WebSocket.last.protocols[1], 'tideover.resume.T1.0');
+  WebSocket.last.welcome({ token: 'T2', resumed: true });
+  assert.deepEqual(seen, ['open']);
+  mock.restoreAll();
+});
+
+test('superseded again and again: whoever has the token too, this one gives up in the end', () => {
+  const { WebSocket, seen } = open({ maxRetries: 5 });
+  WebSocket.last.welcome();
+  for (let i = 2; i < 7; i++) {
+    WebSocket.last.lose(4409, 'superseded');
+    tick(1e6);
+    WebSocket.last.welcome({ token: `T${i}`, resumed: true });
+  }
+  WebSocket.last.lose(4409, 'superseded');
+  assert.deepEqual(seen, ['open', 'error', ['close', 1006, '', false]]);
+});
+
+test('an application that closes with a code of the proxy: its own code is told once the session is known to be gone', () => {
+  for (const [code, onSessionLost] of [[4409, 'close'], [4409, 'continue'], [1012, 'close']]) {
+    const { WebSocket, seen } = open({ onSessionLost });
+    WebSocket.last.welcome();
+    WebSocket.last.lose(code, 'conflict');
+    tick(1000);
+    WebSocket.last.open('tideover.v1');
+    WebSocket.last.lose(4404, 'received=0');
+    tick(1e6);
+    assert.deepEqual(seen, ['open', ['close', code, 'conflict', true]]);
+    assert.equal(WebSocket.legs.length, 2);
+  }
 });
 
 test('a restart of the proxy: resume soon, spread by chance', () => {
