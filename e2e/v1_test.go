@@ -169,11 +169,10 @@ func TestReplayedTokens(t *testing.T) {
 	third := dialV1(t, p, offer(one, 0))
 	three := third.welcome(t).Token
 	second.wantClose(t, 4409)
-	dialV1(t, p, offer(two, 0)).wantClose(t, 4404) // was never used, and has been replaced
-	fourth := dialV1(t, p, offer(three, 0))
+	fourth := dialV1(t, p, offer(two, 0)) // the third may have come late, and nobody knows of it
 	fourth.welcome(t)
 	third.wantClose(t, 4409)
-	for _, used := range []string{one, two} {
+	for _, used := range []string{one, three} {
 		dialV1(t, p, offer(used, 0)).wantClose(t, 4404)
 	}
 	fourth.sendText(t, "still here")
