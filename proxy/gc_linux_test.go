@@ -1,0 +1,178 @@
+package proxy
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"reflect"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"testing"
+	"time"
+	"unsafe"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/tideover/tideover/config"
+	"github.com/tideover/tideover/proxy/engine"
+	"github.com/tideover/tideover/proxy/session"
+)
+
+// BenchmarkGCOfAMillionSessions builds a million attached sessions: relays, cores, timers, registry and all, but legs
+// without sockets. An iteration is two cycles of the garbage collector: of the first it tells the CPU
+// time, of the second the longest time that a goroutine which works as an event loop does was kept from working.
+//
+//	go test ./proxy -run '^$' -bench GCOfAMillion -benchtime 10x
+func BenchmarkGCOfAMillionSessions(b *testing.B) {
+	const sessions = 1_000_000
+	p := newCrowd(b, sessions)
+	runtime.GC()
+	debug.SetGCPercent(-1) // only the cycles that are measured
+	defer debug.SetGCPercent(100)
+	var heap runtime.MemStats
+	runtime.ReadMemStats(&heap)
+	var stops []time.Duration
+	var cpu time.Duration
+	for b.Loop() {
+		before := cpuTime()
+		runtime.GC()
+		cpu += cpuTime() - before
+		worst := watchLoop()
+		runtime.GC()
+		stops = append(stops, worst())
+	}
+	slices.Sort(stops)
+	b.ReportMetric(cpu.Seconds()*1e3/float64(b.N), "cpu-ms/cycle")
+	b.ReportMetric(stops[len(stops)/2].Seconds()*1e3, "median-longest-stop-ms")
+	b.ReportMetric(stops[len(stops)-1].Seconds()*1e3, "longest-stop-ms")
+	b.ReportMetric(float64(heap.HeapAlloc)/sessions, "B/session")
+	b.ReportMetric(float64(heap.HeapObjects)/sessions, "objects/session")
+	runtime.KeepAlive(p)
+}
+
+// watchLoop runs a goroutine that gives way after each short turn, as an event loop does. What it returns ends it, and
+// tells the longest time between two turns.
+func watchLoop() (end func() time.Duration) {
+	stop, longest := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		worst := time.Duration(0)
+		for last := time.Now(); ; {
+			select {
+			case <-stop:
+				longest <- worst
+				return
+			default:
+			}
+			runtime.Gosched()
+			now := time.Now()
+			worst, last = max(worst, now.Sub(last)), now
+		}
+	}()
+	return func() time.Duration {
+		close(stop)
+		return <-longest
+	}
+}
+
+// cpuTime is the CPU time of the process.
+func cpuTime() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u) // can't fail
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// newCrowd returns a proxy with n attached sessions whose legs are stand-ins.
+func newCrowd(t testing.TB, n int) *Proxy {
+	cfg := config.Default()
+	p, err := New(cfg, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := p.engine
+	t.Cleanup(real.Close)
+	p.engine = standInEngine{real}
+	set := p.settings.Load()
+	up := &upstreamConn{}
+	answer := []byte("HTTP/1.1 101 Switching Protocols\r\n\r\n")
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	for i := range n {
+		key := fmt.Sprintf("client-%08d", i)
+		r.URL.RawQuery = "client_id=" + key
+		_, mine, _ := p.sessions.claim(key)
+		p.live.Add(1)
+		s := &relay{p: p, set: set, id: newID(), key: key, number: p.numbers.Add(1), who: set.events.Identify(r)}
+		s.core = session.New(&set.core, session.Keyed, s.number, rand.Uint64(), p.now())
+		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(i >> 14), 1}), uint16(1024+i&0x3fff))
+		s.open(up, mine, standInConn{addr: net.TCPAddrFromAddrPort(addr)}, nil, answer, claim{fresh: newSecret(), nonce: rand.Uint64()})
+	}
+	return p
+}
+
+// standInEngine is the real one, timers and all, but for the legs.
+type standInEngine struct{ engine.Engine }
+
+func (e standInEngine) Group(h engine.Handler) engine.Group {
+	return standInGroup{e.Engine.Group(h)}
+}
+
+type standInGroup struct{ engine.Group }
+
+func (g standInGroup) Add(net.Conn, []byte) engine.Leg { return &standInLeg{group: g.Group} }
+
+// standInLeg is as large as an event loop's leg, and has as many pointers.
+type standInLeg struct {
+	group   engine.Group // two pointers; a loop's slot has the second one
+	in, out unsafe.Pointer
+	_       [standInRest]byte
+}
+
+const standInRest = 40
+
+func (*standInLeg) Write([][]byte) int { return 0 }
+func (*standInLeg) Pause()             {}
+func (*standInLeg) Resume()            {}
+func (*standInLeg) Close(bool)         {}
+func (*standInLeg) Stat() engine.Stat  { return engine.Stat{} }
+
+type standInConn struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (c standInConn) RemoteAddr() net.Addr { return c.addr }
+
+type nobody struct{}
+
+func (nobody) Data(_ engine.Leg, b []byte) int { return len(b) }
+func (nobody) Writable(engine.Leg)             {}
+func (nobody) Lost(engine.Leg, error)          {}
+func (nobody) Tick()                           {}
+
+// The benchmark says something about the proxy only as long as its legs are no smaller than real ones.
+func TestStandInLegsAreAsLargeAsRealOnes(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newCrowd(t, 10)
+	if n := len(p.sessions.all()); n != 10 {
+		t.Errorf("%d sessions, want 10", n)
+	}
+	leg := p.engine.(standInEngine).Engine.Group(nobody{}).Add(conn, nil)
+	defer leg.Close(false)
+	realSize, size := reflect.TypeOf(leg).Elem().Size(), unsafe.Sizeof(standInLeg{})
+	t.Logf("a leg is %d bytes, its stand-in %d", realSize, size)
+	if size < realSize {
+		t.Errorf("a leg is %d bytes, its stand-in only %d", realSize, size)
+	}
+}
