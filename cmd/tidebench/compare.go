@@ -29,6 +29,7 @@ type comparison struct {
 	duration          time.Duration
 	settle            time.Duration
 	quick, install    bool
+	compact           bool
 	proxyCPU, loadCPU int
 	outFile, rawFile  string
 	log               io.Writer
@@ -75,6 +76,7 @@ binaries; several are compared with each other.`,
 	f.DurationVar(&c.duration, "duration", 2*time.Second, "length of one measurement")
 	f.DurationVar(&c.settle, "settle", 10*time.Second, "how long idle sessions are left alone before memory is read")
 	f.BoolVar(&c.quick, "quick", false, "three rounds of 1.5 s, without nginx's defaults and Caddy: a look, not a result")
+	f.BoolVar(&c.compact, "compact", false, "print medians only, and the targets beside the ratios")
 	f.BoolVar(&c.install, "install", false, "install what is missing with apt-get")
 	f.IntVar(&c.proxyCPU, "proxy-cpu", 0, "CPU of the proxy")
 	f.IntVar(&c.loadCPU, "load-cpu", 1, "CPU of load generator and upstream")

@@ -20,13 +20,17 @@ func (c *comparison) report(w io.Writer, chosen []testCase) {
 		fmt.Fprintf(w, " %s |", k.name)
 	}
 	nginx64, haproxy := c.has(nginx64Kind.name), c.has(haproxyKind.name)
+	each, target := 2, " | target |"
+	if c.compact {
+		each, target = 1, " |"
+	}
 	if nginx64 {
-		fmt.Fprint(w, " vs nginx 64k | target |")
+		fmt.Fprint(w, " vs nginx 64k"+target)
 	}
 	if haproxy {
-		fmt.Fprint(w, " vs HAProxy | target |")
+		fmt.Fprint(w, " vs HAProxy"+target)
 	}
-	columns := len(c.kinds) + 2*btoi(nginx64) + 2*btoi(haproxy)
+	columns := len(c.kinds) + each*(btoi(nginx64)+btoi(haproxy))
 	fmt.Fprintf(w, "\n| --- |%s\n", strings.Repeat(" ---: |", columns))
 	for _, tc := range chosen {
 		for _, r := range tc.rows {
@@ -74,6 +78,10 @@ func (c *comparison) row(w io.Writer, r *row, nginx64, haproxy bool) {
 			continue
 		}
 		medians[c.kinds[i].name] = median(v)
+		if c.compact {
+			fmt.Fprintf(w, " %s |", number(median(v), r.digits))
+			continue
+		}
 		fmt.Fprintf(w, " %s (%s–%s) |", number(median(v), r.digits), number(slices.Min(v), r.digits), number(slices.Max(v), r.digits))
 	}
 	ours, ok := medians[c.kinds[0].name]
@@ -86,11 +94,16 @@ func (c *comparison) row(w io.Writer, r *row, nginx64, haproxy bool) {
 			continue
 		}
 		theirs, found := medians[other.name]
-		if !ok || !found {
-			fmt.Fprint(w, " | |")
-			continue
+		switch said := verdict(ours/theirs, other.target, r.more); {
+		case !ok || !found:
+			fmt.Fprint(w, strings.Repeat(" |", 2-btoi(c.compact)))
+		case !c.compact:
+			fmt.Fprintf(w, " %.2f | %s |", ours/theirs, said)
+		case said == "":
+			fmt.Fprintf(w, " %.2f |", ours/theirs)
+		default:
+			fmt.Fprintf(w, " %.2f (%s) |", ours/theirs, said)
 		}
-		fmt.Fprintf(w, " %.2f | %s |", ours/theirs, verdict(ours/theirs, other.target, r.more))
 	}
 	fmt.Fprintln(w)
 }

@@ -56,4 +56,11 @@ func TestReport(t *testing.T) {
 			t.Errorf("the report lacks %q:\n%s", want, b.String())
 		}
 	}
+
+	c.compact = true
+	b.Reset()
+	c.report(&b, []testCase{tc})
+	if want := "| 800 | 1,000 | failed | 0.80 (≤ 0.85 met) | |"; !strings.Contains(b.String(), want) {
+		t.Errorf("the compact report lacks %q:\n%s", want, b.String())
+	}
 }
