@@ -60,8 +60,8 @@ type slot struct {
 // wakeSlot is the slot of the eventfd.
 const wakeSlot = -1
 
-func newLoop(e *loops) (lp *loop, err error) {
-	lp = &loop{e: e, epfd: -1, wakefd: -1, done: make(chan struct{}), buf: make([]byte, e.o.ReadBuffer)}
+func newLoop(e *loops) (_ *loop, err error) {
+	lp := &loop{e: e, epfd: -1, wakefd: -1, done: make(chan struct{}), buf: make([]byte, e.o.ReadBuffer)}
 	defer func() {
 		if err != nil {
 			lp.shut()

@@ -49,7 +49,6 @@ type loops struct {
 
 	mu     sync.Mutex
 	all    []*loop // begun, or none
-	failed error   // why the loops could not be begun
 	closed bool
 }
 
@@ -67,13 +66,8 @@ func (e *loops) Group(h Handler) Group {
 func (e *loops) pick() *loop {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed || e.failed != nil {
-		return nil
-	}
-	if e.all == nil {
-		if e.failed = e.begin(); e.failed != nil {
-			return nil
-		}
+	if e.closed || e.all == nil && e.begin() != nil {
+		return nil // for want of descriptors, perhaps: the next one may have more luck
 	}
 	best := e.all[0]
 	for _, lp := range e.all[1:] {
