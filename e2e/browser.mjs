@@ -4,6 +4,7 @@ import {chromium} from 'playwright-core';
 const server = await chromium.launchServer({
   executablePath: process.argv[2],
   host: '127.0.0.1',
+  timeout: 0, // how long to wait is the test's to say
   chromiumSandbox: false, // tests often run as root, in a container
   args: ['--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
 });

@@ -45,6 +45,7 @@ const start = {
 async function open() {
   const {chromium} = await import('playwright-core');
   const context = await (await chromium.connect(browser)).newContext();
+  context.setDefaultTimeout(0); // how long to wait is the test's to say
   if (cookie) {
     const [name, value] = cookie.split('=');
     await context.addCookies([{name, value, url: page}]);

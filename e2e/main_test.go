@@ -23,7 +23,7 @@ import (
 
 // patience bounds every wait: long enough for a busy machine, so that only a condition that never
 // comes true fails a test.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // binDir holds what the tests build.
 var binDir string

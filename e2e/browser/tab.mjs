@@ -11,6 +11,7 @@ import {chromium} from 'playwright-core';
 const emit = (event) => process.stdout.write(JSON.stringify(event) + '\n');
 const [browser, page] = process.argv.slice(2);
 const context = await (await chromium.connect(browser)).newContext();
+context.setDefaultTimeout(0); // how long to wait is the test's to say
 const tab = await context.newPage();
 tab.on('pageerror', (error) => emit({ev: 'error', data: String(error)}));
 tab.on('console', (message) => emit({ev: 'console', data: message.text()}));
