@@ -1,12 +1,9 @@
 package engine
 
 import (
-	"errors"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,14 +17,12 @@ const (
 	timerGrain = int64(4 * time.Millisecond)
 )
 
-// A loop serves legs. Its epoll descriptor is itself watched by the runtime's poller, so
-// that an idle loop is a parked goroutine, and a busy one polls without a system call for
-// the thread it runs on.
+// A loop serves legs. It waits for their sockets by itself: were its epoll descriptor watched
+// by the runtime's poller, a thread that waits there would wake up for every event of a busy
+// loop, only to find that nobody waits.
 type loop struct {
 	e      *loops
 	epfd   int
-	file   *os.File // epfd, for the runtime's poller
-	raw    syscall.RawConn
 	wakefd int // an eventfd
 	load   atomic.Int32
 	done   chan struct{} // closed when the loop has ended
@@ -35,11 +30,10 @@ type loop struct {
 
 	// The loop's own.
 	buf    []byte // what every leg is read into
-	sealed tlsInput
 	events [turnEvents]unix.EpollEvent
 	ready  [turnEvents]*loopLeg
 	work   []*loopLeg
-	armed  int64 // when the runtime wakes the loop at the latest; 0: never
+	sealed tlsInput
 
 	mu     sync.Mutex // a leaf: may be taken with a leg locked
 	slots  []slot
@@ -70,16 +64,6 @@ func newLoop(e *loops) (_ *loop, err error) {
 	if lp.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	if err = unix.SetNonblock(lp.epfd, true); err != nil { // tells os.NewFile to have it polled
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	lp.file = os.NewFile(uintptr(lp.epfd), "epoll")
-	if lp.raw, err = lp.file.SyscallConn(); err != nil {
-		return nil, err
-	}
-	if err = lp.file.SetReadDeadline(time.Time{}); err != nil { // fails if it is not polled
-		return nil, err
-	}
 	if lp.wakefd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, os.NewSyscallError("eventfd", err)
 	}
@@ -92,9 +76,7 @@ func (lp *loop) shut() {
 	if lp.wakefd >= 0 {
 		_ = unix.Close(lp.wakefd)
 	}
-	if lp.file != nil {
-		_ = lp.file.Close()
-	} else if lp.epfd >= 0 {
+	if lp.epfd >= 0 {
 		_ = unix.Close(lp.epfd)
 	}
 }
@@ -104,37 +86,22 @@ func (lp *loop) run() {
 	defer close(lp.done)
 	defer lp.shut()
 	for {
-		switch err := lp.raw.Read(lp.turns); {
-		case err == nil:
+		lp.asleep.Store(true)
+		wait, over := lp.pending()
+		if over {
 			return
-		case !errors.Is(err, os.ErrDeadlineExceeded):
-			panic("engine: waiting for an epoll descriptor: " + err.Error()) // can't be
 		}
-		lp.arm(0)
-	}
-}
-
-// turns works as long as there is something to do. It is what the runtime calls when the
-// epoll descriptor has something; false waits for that, and for the armed deadline.
-func (lp *loop) turns(uintptr) (ended bool) {
-	for {
-		lp.asleep.Store(false)
-		n := pollFD(lp.epfd, lp.events[:])
+		n := 0
+		if wait == 0 {
+			lp.asleep.Store(false)
+			n = pollFD(lp.epfd, lp.events[:])
+		} else {
+			n = waitFD(lp.epfd, lp.events[:], wait)
+			lp.asleep.Store(false)
+		}
 		lp.fire()
 		lp.serveReady(n)
 		lp.serveQueue()
-		if n == 0 {
-			lp.asleep.Store(true)
-			work, wait, over := lp.pending()
-			if over {
-				return true
-			}
-			if !work {
-				lp.arm(wait)
-				return false
-			}
-		}
-		runtime.Gosched() // others wait for a processor, too
 	}
 }
 
@@ -175,36 +142,23 @@ func (lp *loop) serveQueue() {
 	}
 }
 
-// pending tells whether the loop has something to do, when it will have (0: unknown),
-// and whether it is at its end.
-func (lp *loop) pending() (work bool, wait int64, over bool) {
+// pending tells how many milliseconds the loop may wait for events (0: it has something to do;
+// negative: without end), and whether it is at its end.
+func (lp *loop) pending() (wait int, over bool) {
 	lp.mu.Lock()
 	defer lp.mu.Unlock()
-	if len(lp.queue) > 0 {
-		return true, 0, false
-	}
-	if lp.closed {
-		return false, 0, lp.live == 0
+	switch {
+	case len(lp.queue) > 0:
+		return 0, false
+	case lp.closed:
+		return -1, lp.live == 0
 	}
 	at, ok := lp.timers.next()
 	if !ok {
-		return false, 0, false
+		return -1, false
 	}
-	return at <= lp.e.now(), at, false
-}
-
-// arm makes the runtime end the wait at the given moment. A deadline that is too early costs
-// less than one that is moved each time.
-func (lp *loop) arm(at int64) {
-	switch {
-	case at == 0 && lp.armed == 0, at != 0 && lp.armed != 0 && lp.armed <= at && lp.armed > lp.e.now():
-		return
-	}
-	deadline := time.Time{}
-	if lp.armed = at; at != 0 {
-		deadline = lp.e.start.Add(time.Duration(at))
-	}
-	_ = lp.file.SetReadDeadline(deadline)
+	left := time.Duration(at - lp.e.now())
+	return int(min(max(0, left+time.Millisecond-1), time.Hour) / time.Millisecond), false
 }
 
 // fire lets what is due happen.

@@ -26,7 +26,7 @@ import (
 //
 // The loops begin with the first Group. A loop is not locked to a thread, and may keep a
 // processor busy: GOMAXPROCS should be one more than Options.Loops, or handshakes and all else
-// wait for the loops' pauses.
+// wait until the scheduler takes it away from them.
 func New(o Options) Engine {
 	if o.Loops <= 0 {
 		o.Loops = max(1, runtime.GOMAXPROCS(0)-1)
