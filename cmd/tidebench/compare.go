@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -239,8 +240,59 @@ func brief(tc *testCase, name string, res *result) string {
 		100*float64(res.ProxyCPU)/1e9/res.Seconds, 100*float64(res.LoadCPU)/1e9/res.Seconds, 100*res.Others, res.Pings)
 }
 
-// one starts a proxy, loads it, and stops it.
+// one starts a proxy, or several, loads it, and stops it.
 func (c *comparison) one(ctx context.Context, kind *proxyKind, tc *testCase, ln lane) (*result, error) {
+	// Nothing here takes long by design; the limit is for a proxy that stops answering.
+	limited, cancel := context.WithTimeout(ctx, c.duration+c.settle+5*time.Minute)
+	defer cancel()
+	n := max(1, tc.processes)
+	var pairs []*pair
+	defer func() {
+		for _, p := range pairs {
+			p.stop()
+		}
+	}()
+	for i := range n {
+		p, err := c.startPair(limited, kind, tc, ln.load, ln.load.conns*(i+1)/n-ln.load.conns*i/n)
+		if err != nil {
+			return nil, err
+		}
+		pairs = append(pairs, p)
+	}
+	for _, p := range pairs {
+		if n > 1 && !p.awaitReady() {
+			break // it has ended, and says why below
+		}
+	}
+	for _, p := range pairs {
+		_ = p.barrier.Close()
+	}
+	var sum *result
+	for _, p := range pairs {
+		res, err := p.result()
+		if err != nil {
+			return nil, err
+		}
+		if sum == nil {
+			sum = res
+		} else {
+			sum.add(res)
+		}
+	}
+	return sum, nil
+}
+
+// A pair is a proxy and the process that loads it.
+type pair struct {
+	proxy       *proxy
+	load        *exec.Cmd
+	barrier     io.Closer
+	out, stderr bytes.Buffer
+	says        *bufio.Reader // the load generator's standard error
+	ended       bool
+}
+
+func (c *comparison) startPair(ctx context.Context, kind *proxyKind, tc *testCase, a loadArgs, conns int) (*pair, error) {
 	var cert *certificate
 	scheme := "ws"
 	if tc.tls {
@@ -250,44 +302,69 @@ func (c *comparison) one(ctx context.Context, kind *proxyKind, tc *testCase, ln 
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"load", "--json"}
-	var proxies []*proxy
-	for range max(1, tc.processes) {
-		p, err := kind.start(ctx, c.proxyCPU, cert, tc.sessions())
-		if err != nil {
-			return nil, err
-		}
-		defer p.stop()
-		proxies = append(proxies, p)
-		args = append(args, "--target", scheme+"://"+p.addr+"/?client_id=", "--upstream", p.up, "--pid", strconv.Itoa(p.cmd.Process.Pid))
+	p := &pair{}
+	if p.proxy, err = kind.start(ctx, c.proxyCPU, cert); err != nil {
+		return nil, err
 	}
-	a := ln.load
 	duration := c.duration
 	if a.duration > 0 {
 		duration = a.duration
 	}
-	args = append(args,
-		"--mode", a.mode, "--conns", strconv.Itoa(a.conns), "--size", strconv.Itoa(a.size), "--inflight", strconv.Itoa(a.inflight),
+	p.load = exec.CommandContext(ctx, exe, "load", "--json", "--barrier="+strconv.FormatBool(tc.processes > 1),
+		"--target", scheme+"://"+p.proxy.addr+"/?client_id=", "--upstream", p.proxy.up, "--pid", strconv.Itoa(p.proxy.cmd.Process.Pid),
+		"--mode", a.mode, "--conns", strconv.Itoa(conns), "--size", strconv.Itoa(a.size), "--inflight", strconv.Itoa(a.inflight),
 		"--concurrency", strconv.Itoa(a.concurrency), "--rate", strconv.FormatFloat(a.rate, 'f', -1, 64), "--talkers", strconv.Itoa(a.talkers),
 		"--ids="+strconv.FormatBool(a.ids), "--syscalls="+strconv.FormatBool(a.syscalls),
 		"--duration", duration.String(), "--settle", c.settle.String())
-	// Nothing here takes long by design; the limit is for a proxy that stops answering.
-	limited, cancel := context.WithTimeout(ctx, duration+c.settle+5*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(limited, exe, args...)
-	var out, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &stderr
-	if err = startPinned(c.loadCPU, 0, cmd); err == nil {
-		err = cmd.Wait()
+	p.load.Stdout = &p.out
+	var stderr io.Reader
+	if stderr, err = p.load.StderrPipe(); err == nil {
+		p.says = bufio.NewReader(stderr)
+		if p.barrier, err = p.load.StdinPipe(); err == nil {
+			err = startPinned(c.loadCPU, p.load)
+		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s; the proxy said: %s", err, strings.TrimSpace(stderr.String()), proxies[0].said())
+		p.proxy.stop()
+		return nil, fmt.Errorf("starting the load generator: %w", err)
+	}
+	return p, nil
+}
+
+// awaitReady waits until the load generator is at the barrier; false: it has ended.
+func (p *pair) awaitReady() bool {
+	for {
+		line, err := p.says.ReadString('\n')
+		if line == "ready\n" {
+			return true
+		}
+		p.stderr.WriteString(line)
+		if err != nil {
+			return false
+		}
+	}
+}
+
+// result waits for the load generator's end.
+func (p *pair) result() (*result, error) {
+	_, _ = p.stderr.ReadFrom(p.says)
+	p.ended = true
+	if err := p.load.Wait(); err != nil {
+		return nil, fmt.Errorf("%w: %s; the proxy said: %s", err, strings.TrimSpace(p.stderr.String()), p.proxy.said())
 	}
 	res := &result{}
-	if err := json.Unmarshal(out.Bytes(), res); err != nil {
+	if err := json.Unmarshal(p.out.Bytes(), res); err != nil {
 		return nil, fmt.Errorf("reading what load printed: %w", err)
 	}
 	return res, nil
+}
+
+func (p *pair) stop() {
+	if !p.ended {
+		_ = p.load.Process.Kill()
+		_ = p.load.Wait()
+	}
+	p.proxy.stop()
 }
 
 // files opens --out; an error to do so is told, and the report goes to the standard output all the same.

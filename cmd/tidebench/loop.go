@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -26,6 +27,11 @@ type loop struct {
 	events [1024]unix.EpollEvent
 	buf    []byte // what was just read, until the handler returns
 	out    []byte // scratch for what is about to be written
+
+	wakeFD int // an eventfd
+	mu     sync.Mutex
+	posted []func() // by other goroutines
+	closed bool
 }
 
 // A slot is what a descriptor number stands for at present. The generation tells events of its last owner, which
@@ -40,10 +46,51 @@ func newLoop() (*loop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making an epoll descriptor: %w", err)
 	}
-	return &loop{epoll: fd, buf: make([]byte, readSize), out: make([]byte, 0, 2*readSize)}, nil
+	l := &loop{epoll: fd, buf: make([]byte, readSize), out: make([]byte, 0, 2*readSize)}
+	if l.wakeFD, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("making an eventfd: %w", err)
+	}
+	if err := l.add(l.wakeFD, posts{l}); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
 }
 
-func (l *loop) close() { _ = unix.Close(l.epoll) }
+func (l *loop) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	_ = unix.Close(l.epoll)
+	_ = unix.Close(l.wakeFD)
+}
+
+// post has f run by the loop. It may be called from any goroutine; false means that the loop is closed.
+func (l *loop) post(f func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
+	}
+	l.posted = append(l.posted, f)
+	one := [8]byte{1}
+	_, _ = unix.Write(l.wakeFD, one[:])
+	return true
+}
+
+// posts handles the eventfd. It is edge-triggered, and need not be read.
+type posts struct{ l *loop }
+
+func (p posts) ready(uint32) {
+	p.l.mu.Lock()
+	all := p.l.posted
+	p.l.posted = nil
+	p.l.mu.Unlock()
+	for _, f := range all {
+		f()
+	}
+}
 
 // add makes h hear of fd, which must not block, whenever it becomes readable or writable.
 func (l *loop) add(fd int, h handler) error {

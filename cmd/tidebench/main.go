@@ -39,20 +39,17 @@ func main() {
 	}
 }
 
-// loopThread gives the calling goroutine the thread, spares it the garbage collector as far as possible, and takes
-// as many descriptors as root may have.
+// loopThread gives the calling goroutine the thread, and spares it the garbage collector as far as possible.
 func loopThread() {
 	runtime.LockOSThread()
-	runtime.GOMAXPROCS(2) // the loop's and, with TLS, that of what encrypts
+	runtime.GOMAXPROCS(2) // the loop's and, with TLS, that of handshakes
 	debug.SetGCPercent(400)
-	const many = 1 << 20
-	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: many, Max: many}) // without the right to, what there is must do
 }
 
 func loadCommand() *cobra.Command {
 	o := options{}
 	var sources []string
-	var asJSON bool
+	var asJSON, barrier bool
 	cmd := &cobra.Command{
 		Use:   "load --target ws://ADDRESS:PORT/?client_id=",
 		Short: "Measure one thing against one address",
@@ -82,6 +79,9 @@ The upstream is tidebench's own: --upstream serves it in the same thread, tidebe
 				all = append(all, descendants(pid)...)
 			}
 			o.pids = all
+			if barrier {
+				o.barrier, o.ready = cmd.InOrStdin(), cmd.ErrOrStderr()
+			}
 			loopThread()
 			res, err := measure(o)
 			if err != nil {
@@ -111,6 +111,7 @@ The upstream is tidebench's own: --upstream serves it in the same thread, tidebe
 	f.IntVar(&o.talkers, "talkers", 500, "storm: sessions that are not dropped, and talk at --rate")
 	f.IntSliceVar(&o.pids, "pid", nil, "the proxy's process, whose descendants count as well")
 	f.BoolVar(&o.syscalls, "syscalls", false, "count the proxy's system calls (needs root)")
+	f.BoolVar(&barrier, "barrier", false, "grow: say ready on standard error, and go on when standard input has something or ends")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	_ = cmd.MarkFlagRequired("target")
 	return cmd

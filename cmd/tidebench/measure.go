@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -61,6 +62,26 @@ type spread struct {
 	P50   int64 `json:"p50_ns"`
 	P99   int64 `json:"p99_ns"`
 	Max   int64 `json:"max_ns"`
+}
+
+// add makes res the result of two processes that measured at the same time.
+func (r *result) add(o *result) {
+	r.Conns += o.Conns
+	r.Messages += o.Messages
+	r.Sessions += o.Sessions
+	r.ProxyCPU += o.ProxyCPU
+	r.ProxyWait += o.ProxyWait
+	r.LoadCPU += o.LoadCPU
+	r.Syscalls += o.Syscalls
+	r.MemoryBefore = memory{r.MemoryBefore.RSS + o.MemoryBefore.RSS, r.MemoryBefore.Private + o.MemoryBefore.Private}
+	r.MemoryAfter = memory{r.MemoryAfter.RSS + o.MemoryAfter.RSS, r.MemoryAfter.Private + o.MemoryAfter.Private}
+	r.Pings += o.Pings
+	r.UpstreamSessions += o.UpstreamSessions
+	r.Corrupt += o.Corrupt
+	r.Lost += o.Lost
+	r.Broken += o.Broken
+	r.Fault = cmp.Or(r.Fault, o.Fault)
+	r.Others = 0 // each took the other one for other work
 }
 
 // spreadOf sorts what it is given.
@@ -163,6 +184,9 @@ func measure(o options) (res result, err error) {
 		err = r.idle(&res)
 	case modeGrow:
 		if err = r.idle(&res); err == nil {
+			err = r.meet()
+		}
+		if err == nil {
 			err = r.echo(&res, counter)
 		}
 	case modeStorm:

@@ -16,13 +16,13 @@ import (
 )
 
 // startPinned starts a command on one CPU, where it goes before everything else if that is allowed: the machine
-// may have other work, and what is measured is the proxy. It may open so many descriptors; 0: as many as this process.
-func startPinned(cpu, descriptors int, cmd *exec.Cmd) error {
+// may have other work, and what is measured is the proxy.
+func startPinned(cpu int, cmd *exec.Cmd) error {
 	exe, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	cmd.Args = append([]string{exe, pinName, strconv.Itoa(cpu), strconv.Itoa(descriptors), cmd.Path}, cmd.Args[1:]...)
+	cmd.Args = append([]string{exe, pinName, strconv.Itoa(cpu), cmd.Path}, cmd.Args[1:]...)
 	cmd.Path = exe
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	return cmd.Start()
@@ -33,19 +33,12 @@ const pinName = "pin"
 // pinCommand is what startPinned runs between: it prepares its own process and becomes the program.
 func pinCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: pinName + " CPU DESCRIPTORS PROGRAM ARGUMENT…", Hidden: true, DisableFlagParsing: true, Args: cobra.MinimumNArgs(3),
+		Use: pinName + " CPU PROGRAM ARGUMENT…", Hidden: true, DisableFlagParsing: true, Args: cobra.MinimumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			runtime.LockOSThread()
 			cpu, err := strconv.Atoi(args[0])
-			descriptors, err2 := strconv.Atoi(args[1])
-			if err := errors.Join(err, err2); err != nil {
+			if err != nil {
 				return err
-			}
-			if descriptors > 0 {
-				limit := uint64(descriptors)
-				if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
-					return fmt.Errorf("allowing %d descriptors: %w", limit, err)
-				}
 			}
 			var set unix.CPUSet
 			set.Set(cpu)
@@ -57,8 +50,8 @@ func pinCommand() *cobra.Command {
 					fmt.Fprintf(os.Stderr, "tidebench: without priority: %v\n", err)
 				}
 			}
-			err = unix.Exec(args[2], args[2:], os.Environ())
-			return fmt.Errorf("running %s: %w", args[2], err)
+			err = unix.Exec(args[1], args[1:], os.Environ())
+			return fmt.Errorf("running %s: %w", args[1], err)
 		},
 	}
 }

@@ -73,8 +73,6 @@ type setting struct {
 	Listen, Upstream string
 	BigBuffers       bool
 	Cert, Key, Pem   string // "" without TLS
-	Sessions         int    // that it must be able to hold
-	Descriptors      int    // that it may open
 }
 
 // A proxy is one that runs.
@@ -89,7 +87,7 @@ type proxy struct {
 }
 
 // start runs the proxy on one CPU and waits until it accepts connections.
-func (k *proxyKind) start(ctx context.Context, cpu int, cert *certificate, sessions int) (p *proxy, err error) {
+func (k *proxyKind) start(ctx context.Context, cpu int, cert *certificate) (p *proxy, err error) {
 	dir, err := os.MkdirTemp("", "tidebench-")
 	if err != nil {
 		return nil, err
@@ -109,7 +107,7 @@ func (k *proxyKind) start(ctx context.Context, cpu int, cert *certificate, sessi
 	if p.up, err = freeAddress(); err != nil {
 		return nil, err
 	}
-	s := setting{Dir: p.dir, Listen: p.addr, Upstream: p.up, BigBuffers: k.big, Sessions: sessions, Descriptors: 2*sessions + 100}
+	s := setting{Dir: p.dir, Listen: p.addr, Upstream: p.up, BigBuffers: k.big}
 	if cert != nil {
 		s.Cert, s.Key, s.Pem = cert.cert, cert.key, cert.pem
 	}
@@ -131,7 +129,7 @@ func (k *proxyKind) start(ctx context.Context, cpu int, cert *certificate, sessi
 	p.cmd = exec.Command(k.program, k.args(config)...)
 	p.cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+p.dir, "XDG_CONFIG_HOME="+p.dir, "HOME="+p.dir)
 	p.cmd.Stdout, p.cmd.Stderr = p.stderr, p.stderr
-	if err = startPinned(cpu, s.Descriptors, p.cmd); err != nil {
+	if err = startPinned(cpu, p.cmd); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", k.name, err)
 	}
 	go func() {

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"net/url"
 	"time"
@@ -31,6 +32,8 @@ type options struct {
 	upstreams   []string // where to serve the upstream, in the same thread; none: elsewhere
 	pids        []int    // the proxy's processes
 	syscalls    bool
+	barrier     io.Reader // grow: told that all is set up, then waits until there is something to read or its end
+	ready       io.Writer
 }
 
 // A run is one measurement: sessions against one target.
@@ -38,7 +41,7 @@ type run struct {
 	options
 	l        *loop
 	ups      []*upstream
-	tls      *tlsDialler // nil: without
+	tls      bool
 	to       []target
 	pattern  *pattern
 	op       byte
@@ -114,7 +117,7 @@ func (r *run) aim(text string) error {
 	switch u.Scheme {
 	case "ws":
 	case "wss":
-		r.tls = newTLSDialler(r.sources)
+		r.tls = true
 	default:
 		return errors.New("want ws://ADDRESS:PORT/… or wss://…")
 	}
@@ -131,7 +134,7 @@ func (r *run) target(id uint32) *target { return &r.to[int(id)%len(r.to)] }
 
 func (r *run) close() {
 	for _, s := range r.sessions {
-		if s.state != stateDown {
+		if s.state != stateDown && s.fd >= 0 {
 			s.reset()
 		}
 	}
@@ -214,6 +217,27 @@ func (r *run) send(s *session, n int) {
 	_ = s.write(out) // an error comes as an event as well
 }
 
+// meet tells that this process is ready and serves on until all others are.
+func (r *run) meet() error {
+	if r.barrier == nil {
+		return nil
+	}
+	if _, err := fmt.Fprintln(r.ready, "ready"); err != nil {
+		return err
+	}
+	met := false
+	go func() {
+		var b [1]byte
+		_, _ = r.barrier.Read(b[:])
+		r.l.post(func() { met = true })
+	}()
+	ok, err := r.until(10*time.Minute, func() bool { return met || r.broken > 0 })
+	if err == nil && !ok {
+		err = errors.New("nobody said that all are ready")
+	}
+	return err
+}
+
 // call makes the upstream send broadcast number.
 func (r *run) call(number uint64) {
 	s := r.sessions[0]
@@ -263,7 +287,7 @@ func (r *run) connect() error {
 	case err != nil || failed != nil:
 		return errors.Join(err, failed)
 	case r.broken > 0:
-		return errors.Join(fmt.Errorf("%d of %d sessions did not open; %s", r.broken, r.conns, r.firstFault), r.tls.firstError())
+		return fmt.Errorf("%d of %d sessions did not open; %s", r.broken, r.conns, r.firstFault)
 	case !done:
 		return fmt.Errorf("%d of %d sessions had not opened after %v", r.dialling+len(r.sessions)-next, r.conns, limit)
 	}

@@ -57,6 +57,12 @@ var (
 
 // dial begins to connect, and has the handshake sent as soon as that is possible.
 func (s *session) dial() error {
+	s.sent, s.received = 0, 0
+	s.due, s.dueHead = s.due[:0], 0
+	if s.run.tls {
+		s.dialTLS()
+		return nil
+	}
 	fd, err := s.run.open(s.id)
 	if err != nil {
 		return err
@@ -68,17 +74,12 @@ func (s *session) dial() error {
 	}
 	s.state = stateAsking
 	s.unsent = s.run.appendRequest(s.unsent[:0], s.id) // goes out when the socket is writable
-	s.sent, s.received = 0, 0
-	s.due, s.dueHead = s.due[:0], 0
 	return nil
 }
 
 // open makes a socket for session id that is being connected.
 func (r *run) open(id uint32) (fd int, err error) {
 	addr := r.target(id).addr
-	if r.tls != nil {
-		return r.tls.dial(id, addr)
-	}
 	fd, err = unix.Socket(family(addr.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("making a socket: %w", err)

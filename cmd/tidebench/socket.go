@@ -3,6 +3,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +18,8 @@ import (
 type socket struct {
 	l       *loop
 	fd      int
-	in      []byte // an incomplete head or frame
+	tls     *tls.Conn // nil: without
+	in      []byte    // an incomplete head or frame
 	unsent  []byte
 	sentOff int // how much of unsent is gone
 }
@@ -27,6 +29,14 @@ const maxFrame = 64 << 20
 
 // write sends b as far as the kernel takes it, and keeps the rest; b may be reused.
 func (s *socket) write(b []byte) error {
+	if s.tls != nil {
+		_, err := s.tls.Write(b)
+		return err
+	}
+	return s.writeRaw(b)
+}
+
+func (s *socket) writeRaw(b []byte) error {
 	if s.sentOff == len(s.unsent) {
 		s.unsent, s.sentOff = s.unsent[:0], 0
 		for len(b) > 0 {
@@ -68,7 +78,7 @@ func (s *socket) read(take func(b []byte) (int, error)) error {
 		if kept > 0 {
 			into = s.room()
 		}
-		n, err := rawRead(s.fd, into[kept:])
+		n, err := s.receive(into[kept:])
 		if err == unix.EAGAIN {
 			return nil
 		}
@@ -78,7 +88,7 @@ func (s *socket) read(take func(b []byte) (int, error)) error {
 		if n == 0 {
 			return io.EOF
 		}
-		drained := kept+n < len(into)
+		drained := kept+n < len(into) && s.tls == nil
 		b := into[:kept+n]
 		used, err := take(b)
 		if err != nil {
@@ -99,6 +109,18 @@ func (s *socket) read(take func(b []byte) (int, error)) error {
 			return nil
 		}
 	}
+}
+
+// receive is one read, with TLS or without; EAGAIN if there is nothing.
+func (s *socket) receive(b []byte) (int, error) {
+	if s.tls == nil {
+		return rawRead(s.fd, b)
+	}
+	n, err := s.tls.Read(b)
+	if err == errDry {
+		return 0, unix.EAGAIN
+	}
+	return n, err
 }
 
 // room returns s.in with as much space behind it as the frame that it begins needs, or a read's worth.

@@ -5,100 +5,108 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// A tlsDialler gives sessions TLS: the loop has one end of a socket pair, and goroutines encrypt between the other end
-// and the proxy. It costs the load generator more than a connection of its own would, and the proxy nothing.
-type tlsDialler struct {
-	config *tls.Config
-	source func(id uint32) net.Addr
-	mu     sync.Mutex
-	err    error // the first one
-}
-
-func newTLSDialler(sources []netip.Addr) *tlsDialler {
-	d := &tlsDialler{
-		config: &tls.Config{InsecureSkipVerify: true}, // who the proxy is matters to nobody here
-		source: func(uint32) net.Addr { return nil },
-	}
-	if len(sources) > 0 {
-		d.source = func(id uint32) net.Addr {
-			return net.TCPAddrFromAddrPort(netip.AddrPortFrom(sources[int(id)%len(sources)], 0))
+// dialTLS connects session s with TLS. The handshake runs in a goroutine of its own; then the loop gets the
+// connection, and crypto/tls reads and writes a descriptor that never blocks.
+func (s *session) dialTLS() {
+	s.state, s.fd = stateAsking, -1
+	to, sources, id := s.run.target(s.id).addr, s.run.sources, s.id
+	go func() {
+		conn, fd, err := handshakeTLS(to, sources, id)
+		if !s.run.l.post(func() { s.adopt(conn, fd, err) }) && err == nil {
+			_ = unix.Close(fd)
 		}
-	}
-	return d
+	}()
 }
 
-// dial returns the loop's end of a connection that is still to be made. If it fails the end is closed.
-func (d *tlsDialler) dial(id uint32, target netip.AddrPort) (fd int, err error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("making a socket pair: %w", err)
-	}
-	file := os.NewFile(uintptr(pair[1]), "pair")
-	plain, err := net.FileConn(file)
-	_ = file.Close()
-	if err != nil {
-		_ = unix.Close(pair[0])
-		return 0, fmt.Errorf("using a socket pair: %w", err)
-	}
-	go d.serve(plain, id, target)
-	return pair[0], nil
-}
-
-func (d *tlsDialler) serve(plain net.Conn, id uint32, target netip.AddrPort) {
-	defer plain.Close()
-	tcp, err := (&net.Dialer{LocalAddr: d.source(id)}).Dial("tcp", target.String())
+// adopt takes over what the handshake led to.
+func (s *session) adopt(conn *tls.Conn, fd int, err error) {
 	if err == nil {
-		defer tcp.Close()
-		secure := tls.Client(tcp, d.config)
-		limited, cancel := context.WithTimeout(context.Background(), patience)
-		err = secure.HandshakeContext(limited)
-		cancel()
+		s.socket = socket{l: s.run.l, fd: fd, tls: conn}
+		conn.NetConn().(*swapConn).Conn = &s.socket
+		if err = s.l.add(fd, s); err != nil {
+			_ = unix.Close(fd)
+		}
+	}
+	if err == nil {
+		err = s.write(s.run.appendRequest(nil, s.id))
 		if err == nil {
-			go func() {
-				pump(plain, secure)
-				_ = plain.Close()
-			}()
-			pump(secure, plain)
-			_ = tcp.(*net.TCPConn).SetLinger(0) // as a session without TLS does that is reset
 			return
 		}
+		s.l.drop(fd)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.err == nil {
-		d.err = err
-	}
+	s.state = stateDown
+	s.run.over(s, stateAsking, err)
 }
 
-// pump is io.Copy with a buffer that thousands can have.
-func pump(to, from net.Conn) {
-	b := make([]byte, 8<<10)
-	for {
-		n, err := from.Read(b)
-		if _, err := to.Write(b[:n]); err != nil {
-			return
-		}
-		if err != nil {
-			return
-		}
+func handshakeTLS(to netip.AddrPort, sources []netip.Addr, id uint32) (conn *tls.Conn, fd int, err error) {
+	var d net.Dialer
+	if len(sources) > 0 {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(sources[int(id)%len(sources)], 0))
 	}
+	limited, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	tcp, err := d.DialContext(limited, "tcp", to.String())
+	if err != nil {
+		return nil, -1, err
+	}
+	defer tcp.Close()
+	// Who the proxy is matters to nobody here.
+	conn = tls.Client(&swapConn{tcp}, &tls.Config{InsecureSkipVerify: true})
+	if err := conn.HandshakeContext(limited); err != nil {
+		return nil, -1, fmt.Errorf("TLS with %v: %w", to, err)
+	}
+	raw, err := tcp.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return nil, -1, err
+	}
+	var dupErr error
+	if err := raw.Control(func(p uintptr) { fd, dupErr = unix.FcntlInt(p, unix.F_DUPFD_CLOEXEC, 0) }); err != nil || dupErr != nil {
+		return nil, -1, fmt.Errorf("taking a connection over: %w", errors.Join(err, dupErr))
+	}
+	return conn, fd, nil
 }
 
-// firstError returns why TLS connections were not made, nil if all were.
-func (d *tlsDialler) firstError() error {
-	if d == nil {
-		return nil
+// swapConn is what crypto/tls reads and writes: a connection for the handshake, a socket of a loop afterwards.
+type swapConn struct{ net.Conn }
+
+// A socket with TLS is the net.Conn below it. What it returns when nothing has come is temporary to crypto/tls, which goes
+// on where it was.
+
+func (s *socket) Read(b []byte) (int, error) {
+	n, err := rawRead(s.fd, b)
+	switch {
+	case err == unix.EAGAIN:
+		return 0, errDry
+	case err != nil:
+		return 0, err
+	case n == 0:
+		return 0, errHangup
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.err
+	return n, nil
 }
+
+func (s *socket) Write(b []byte) (int, error) { return len(b), s.writeRaw(b) }
+
+func (s *socket) Close() error                     { return nil }
+func (s *socket) LocalAddr() net.Addr              { return nil }
+func (s *socket) RemoteAddr() net.Addr             { return nil }
+func (s *socket) SetDeadline(time.Time) error      { return nil }
+func (s *socket) SetReadDeadline(time.Time) error  { return nil }
+func (s *socket) SetWriteDeadline(time.Time) error { return nil }
+
+type dryError struct{}
+
+func (dryError) Error() string   { return "nothing to read yet" }
+func (dryError) Timeout() bool   { return true }
+func (dryError) Temporary() bool { return true }
+
+var errDry net.Error = dryError{}
