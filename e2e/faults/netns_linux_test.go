@@ -22,8 +22,8 @@ import (
 // cable from the first and one from the last to the one in the middle. Packets are dropped where they arrive:
 // one that is dropped where it is sent would be an error to the sender.
 //
-// There is no reordering here (the kernels that this runs on have no netem), nor would anything above TCP
-// see it.
+// The kernels that this runs on have no netem: for delays, reordering and duplicates there is a cable of our own
+// (cable_linux_test.go).
 type network struct {
 	t                       *testing.T
 	clients, proxy, backend *host
