@@ -15,12 +15,15 @@ import (
 // socket is empty or full. (call_race_linux.go does the same for the race detector, which
 // must see the calls.)
 
+//
+// recv and send spare the system what read and write do for files.
+
 func readFD(fd int, b []byte) (n int, errno syscall.Errno) {
-	return rawCall(unix.SYS_READ, fd, unsafe.Pointer(unsafe.SliceData(b)), len(b))
+	return rawCall(unix.SYS_RECVFROM, fd, unsafe.Pointer(unsafe.SliceData(b)), len(b), 0)
 }
 
 func writeFD(fd int, b []byte) (n int, errno syscall.Errno) {
-	return rawCall(unix.SYS_WRITE, fd, unsafe.Pointer(unsafe.SliceData(b)), len(b))
+	return rawCall(unix.SYS_SENDTO, fd, unsafe.Pointer(unsafe.SliceData(b)), len(b), unix.MSG_NOSIGNAL)
 }
 
 // writevFD takes at most maxVec buffers.
@@ -30,12 +33,14 @@ func writevFD(fd int, bufs [][]byte) (n int, errno syscall.Errno) {
 		vec[i].Base = unsafe.SliceData(b)
 		vec[i].SetLen(len(b))
 	}
-	return rawCall(unix.SYS_WRITEV, fd, unsafe.Pointer(&vec), len(bufs))
+	msg := unix.Msghdr{Iov: &vec[0]}
+	msg.SetIovlen(len(bufs))
+	return rawCall(unix.SYS_SENDMSG, fd, unsafe.Pointer(&msg), unix.MSG_NOSIGNAL, 0)
 }
 
-func rawCall(trap uintptr, fd int, p unsafe.Pointer, n int) (int, syscall.Errno) {
+func rawCall(trap uintptr, fd int, p unsafe.Pointer, n, flags int) (int, syscall.Errno) {
 	for {
-		r, _, errno := syscall.RawSyscall(trap, uintptr(fd), uintptr(p), uintptr(n))
+		r, _, errno := syscall.RawSyscall6(trap, uintptr(fd), uintptr(p), uintptr(n), uintptr(flags), 0, 0)
 		switch errno {
 		case 0:
 			return int(r), 0
