@@ -120,9 +120,15 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 })
 
 func tlsPair(t *testing.T) (ours, peer net.Conn) {
+	t.Helper()
+	return tlsPairOf(t, &tls.Config{InsecureSkipVerify: true})
+}
+
+func tlsPairOf(t *testing.T, peers *tls.Config) (ours, peer net.Conn) {
+	t.Helper()
 	ours, peer = tcpPair(t)
 	server := ServerTLS(ours, &tls.Config{Certificates: []tls.Certificate{certificate()}})
-	client := tls.Client(peer, &tls.Config{InsecureSkipVerify: true})
+	client := tls.Client(peer, peers)
 	done := make(chan error, 1)
 	go func() { done <- client.Handshake() }()
 	if err := server.Handshake(); err != nil {
