@@ -48,7 +48,7 @@ func FuzzClientRequest(f *testing.F) {
 		}
 		offer := resume.ReadOffer(protocols)
 		before := r.Header.Clone()
-		up := bufio.NewReader(bytes.NewReader(d.request(r, testAddr.String(), offer.App, testKey)))
+		up := bufio.NewReader(bytes.NewReader(d.request(new(scratch), r, testAddr.String(), offer.App, testKey)))
 		got, err := http.ReadRequest(up)
 		if err != nil {
 			t.Fatalf("the upstream gets no HTTP for %q: %v", raw, err)

@@ -17,8 +17,29 @@ var handshakeHeaders = []string{
 	"Sec-WebSocket-Extensions",
 }
 
+// isHandshake reports whether a header is one of handshakeHeaders, as a http.Header has it.
+func isHandshake(name string) bool {
+	switch name {
+	case "Sec-Websocket-Key", "Sec-Websocket-Accept", "Sec-Websocket-Version", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions":
+		return true
+	}
+	return false
+}
+
+// isHopByHop reports whether a header is known to concern one connection only (RFC 9110 section
+// 7.6.1).
+func isHopByHop(name string) bool {
+	switch name {
+	case "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return true
+	case "Proxy-Status": // for everyone on the way, in spite of its name (RFC 9209)
+		return false
+	}
+	return strings.HasPrefix(name, "Proxy-")
+}
+
 // removeHopByHop deletes the headers that concern one connection only: those that
-// Connection lists, and those known to (RFC 9110 section 7.6.1).
+// Connection lists, and those known to.
 func removeHopByHop(h http.Header) {
 	for _, line := range h["Connection"] {
 		for name := range strings.SplitSeq(line, ",") {
@@ -26,34 +47,45 @@ func removeHopByHop(h http.Header) {
 		}
 	}
 	for name := range h {
-		switch name {
-		case "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		if isHopByHop(name) {
 			delete(h, name)
-		case "Proxy-Status": // for everyone on the way, in spite of its name (RFC 9209)
-		default:
-			if strings.HasPrefix(name, "Proxy-") {
-				delete(h, name)
-			}
 		}
 	}
 }
 
-// setForwarded tells the upstream whom the proxy saw: X-Forwarded-For is the client's
+// isForwarded reports whether a header is one that forward makes anew.
+func isForwarded(name string) bool {
+	switch name {
+	case "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
+		return true
+	}
+	return false
+}
+
+// forward tells the upstream whom the proxy saw: X-Forwarded-For is the client's
 // address, -Proto and -Host what it used. What the client says itself is dropped: nobody is
 // trusted to. A client behind a Unix socket has no address, and so there is no
 // X-Forwarded-For.
-func setForwarded(h http.Header, r *http.Request, remoteAddr string) {
-	h.Del("Forwarded")
-	h.Del("X-Forwarded-For")
+func forward(r *http.Request, remoteAddr string, set func(name, value string)) {
 	if host, _, err := net.SplitHostPort(remoteAddr); err == nil {
-		h.Set("X-Forwarded-For", host)
+		set("X-Forwarded-For", host)
 	}
-	h.Set("X-Forwarded-Host", r.Host)
+	set("X-Forwarded-Host", r.Host)
 	if r.TLS != nil {
-		h.Set("X-Forwarded-Proto", "https")
+		set("X-Forwarded-Proto", "https")
 	} else {
-		h.Set("X-Forwarded-Proto", "http")
+		set("X-Forwarded-Proto", "http")
 	}
+}
+
+// setForwarded makes the headers of forward those of h.
+func setForwarded(h http.Header, r *http.Request, remoteAddr string) {
+	for name := range h {
+		if isForwarded(name) {
+			delete(h, name)
+		}
+	}
+	forward(r, remoteAddr, h.Set)
 }
 
 // hasToken reports whether a header that lists tokens has this one, in any case.

@@ -40,6 +40,7 @@ const (
 type Proxy struct {
 	log      *zap.Logger
 	start    time.Time
+	legs     engine.Options
 	engine   engine.Engine
 	tls      *tls.Config // of clients
 	ids      *dedup.Cache
@@ -70,13 +71,14 @@ func New(cfg *config.Config, log *zap.Logger) (*Proxy, error) {
 		sessions: newRegistry(),
 		departed: newDeparted(),
 		ids:      dedup.New(cfg.Dedup.MaxIDs, cfg.Dedup.TTL),
-		engine: engine.New(engine.Options{
+		legs: engine.Options{
 			UserTimeout: max(
 				time.Duration(cfg.Heartbeat.MaxMissed)*cfg.Heartbeat.Interval,
 				time.Duration(cfg.Upstream.Heartbeat.MaxMissed)*cfg.Upstream.Heartbeat.Interval),
 			Linger: closeTimeout,
-		}),
+		},
 	}
+	p.engine = engine.New(p.legs)
 	p.tls = p.clientTLS()
 	set, err := newSettings(cfg, p.ids, log)
 	if err != nil {
@@ -119,7 +121,7 @@ func (p *Proxy) serve(ctx context.Context, public, adminListener net.Listener) e
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          errorLog.logger(),
 	}
-	door := newDoor(p, &tlsListener{public, p}, server, errorLog)
+	door := newDoor(p, &tlsListener{engine.Accepting(public, p.legs), p}, server, errorLog)
 	failed := make(chan error, 2)
 	go func() {
 		if err := door.run(); err != nil {
@@ -299,6 +301,7 @@ func (p *Proxy) noteUnkeyed(missing string) {
 // listen opens a listener. A unix socket that nobody listens on any more is replaced.
 func listen(ctx context.Context, a config.Address) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1} // heartbeats watch the legs
+	lc.SetMultipathTCP(false)             // of which the system tells no tcpi_bytes_acked
 	l, err := lc.Listen(ctx, a.Network, a.Addr)
 	if err == nil || a.Network != "unix" {
 		return l, err

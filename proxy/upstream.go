@@ -1,19 +1,22 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/base64"
-	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/textproto"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tideover/tideover/config"
+	"github.com/tideover/tideover/proxy/engine"
 )
 
 // A dialer opens upstream legs. It is safe for concurrent use.
@@ -22,19 +25,16 @@ type dialer struct {
 	timeout time.Duration         // for connecting, TLS and the handshake together
 	tls     *pemFiles[tls.Config] // nil for plain text
 	outages *outageLog
-	netDial func(ctx context.Context, network, address string) (net.Conn, error)
+	direct  netip.AddrPort                                                       // the upstream, where it is no name and takes plain text; else not valid
+	netDial func(ctx context.Context, network, address string) (net.Conn, error) // nil for the system's
 }
 
 func newDialer(upstream config.Upstream, secure *pemFiles[tls.Config], outages *outageLog) *dialer {
-	return &dialer{
-		url:     upstream.URL,
-		timeout: upstream.ConnectTimeout,
-		tls:     secure,
-		outages: outages,
-		// Heartbeats watch the leg once it is open; TCP keep-alives would only wake
-		// machines up for the same answer.
-		netDial: (&net.Dialer{KeepAlive: -1}).DialContext,
+	d := &dialer{url: upstream.URL, timeout: upstream.ConnectTimeout, tls: secure, outages: outages}
+	if network, address := d.url.Dial(); engine.HasConns && network == "tcp" && secure == nil {
+		d.direct, _ = netip.ParseAddrPort(address) // fails for names
 	}
+	return d
 }
 
 // An upstreamConn is an open WebSocket to the upstream.
@@ -72,17 +72,23 @@ func (d *dialer) open(a *attempt, r *http.Request, remoteAddr string, protocols 
 }
 
 func (d *dialer) dial(a *attempt, r *http.Request, remoteAddr string, protocols []string) (*upstreamConn, *refusal, error) {
-	deadline := time.Now().Add(d.timeout)
-	ctx, cancel := a.context(deadline)
-	conn, err := d.outages.circuit.connect(ctx, func() (net.Conn, error) { return d.connect(ctx) })
-	cancel()
+	began := time.Now()
+	deadline := began.Add(d.timeout)
+	var conn net.Conn
+	probe, err := d.outages.circuit.enter(began)
+	if err == nil {
+		conn, err = d.connect(a, deadline)
+		d.outages.circuit.leave(time.Now(), probe, err, a.isGone() || isLocal(err))
+	}
 	if err != nil {
 		return nil, nil, classify(a.isGone(), "connect to upstream "+upstreamName(d.url), err)
 	}
-	a.begin(conn, deadline)
 	key := newKey()
 	var answer *answer
-	if _, err = conn.Write(d.request(r, remoteAddr, protocols, key)); err == nil {
+	s := scratches.Get().(*scratch)
+	_, err = conn.Write(d.request(s, r, remoteAddr, protocols, key))
+	s.free()
+	if err == nil {
 		answer, err = readAnswer(conn, key, protocols)
 	}
 	switch here := a.end(); {
@@ -104,42 +110,115 @@ func (d *dialer) dial(a *attempt, r *http.Request, remoteAddr string, protocols 
 	return &upstreamConn{Conn: conn, Early: answer.early, Header: answer.header, Protocol: answer.protocol}, nil, nil
 }
 
-func (d *dialer) connect(ctx context.Context) (net.Conn, error) {
-	network, address := d.url.Dial()
-	conn, err := d.netDial(ctx, network, address)
-	if err != nil || d.tls == nil {
-		return conn, err
+// connect makes a connection, which a has under the deadline.
+func (d *dialer) connect(a *attempt, deadline time.Time) (net.Conn, error) {
+	if d.direct.IsValid() && d.netDial == nil {
+		conn, err := engine.Dialing(d.direct)
+		if err != nil {
+			return nil, err
+		}
+		a.begin(conn, deadline)
+		if err := conn.Connect(); err != nil {
+			a.end()
+			conn.Close()
+			return nil, err
+		}
+		return conn, nil
 	}
-	return secured(ctx, conn, d.tls.get())
+	ctx, cancel := a.context(deadline)
+	defer cancel()
+	network, address := d.url.Dial()
+	dial := d.netDial
+	if dial == nil {
+		// Heartbeats watch the leg once it is open; TCP keep-alives would only wake
+		// machines up for the same answer.
+		dial = (&net.Dialer{KeepAlive: -1}).DialContext
+	}
+	conn, err := dial(ctx, network, address)
+	if err == nil && d.tls != nil {
+		conn, err = secured(ctx, conn, d.tls.get())
+	}
+	if err == nil {
+		a.begin(conn, deadline)
+	}
+	return conn, err
 }
 
-// request is the client's handshake as the upstream gets it (RFC 6455 section 4.1).
-func (d *dialer) request(r *http.Request, remoteAddr string, protocols []string, key string) []byte {
-	h := r.Header.Clone()
-	if h == nil {
-		h = http.Header{}
+// A line is what a request says under one name.
+type line struct {
+	name   string
+	values []string
+}
+
+// scratch is memory for the making of one request.
+type scratch struct {
+	lines []line
+	own   [8][1]string // values of the proxy's own
+	text  []byte
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+func (s *scratch) free() {
+	clear(s.lines)
+	s.lines, s.text, s.own = s.lines[:0], s.text[:0], [8][1]string{}
+	scratches.Put(s)
+}
+
+// request is the client's handshake as the upstream gets it (RFC 6455 section 4.1), good until s is free.
+func (d *dialer) request(s *scratch, r *http.Request, remoteAddr string, protocols []string, key string) []byte {
+	named := r.Header["Connection"]
+	for name, values := range r.Header {
+		switch {
+		case isHopByHop(name), isHandshake(name), isForwarded(name), name == "Content-Length": // checkUpgrade refuses a body
+		case hasToken(named, name):
+		default:
+			s.lines = append(s.lines, line{name, values})
+		}
 	}
-	removeHopByHop(h)
-	h.Del("Content-Length") // checkUpgrade refuses a body
-	for _, name := range handshakeHeaders {
-		h.Del(name)
+	n := 0
+	add := func(name, value string) {
+		s.own[n][0] = value
+		s.lines = append(s.lines, line{name, s.own[n][:]})
+		n++
 	}
-	setForwarded(h, r, remoteAddr)
+	forward(r, remoteAddr, add)
 	// net/http would write "Sec-Websocket-…". Case means nothing, but servers that know
 	// only the spelling of the RFC exist.
-	h["Upgrade"] = []string{"websocket"}
-	h["Connection"] = []string{"Upgrade"}
-	h["Sec-WebSocket-Version"] = []string{"13"}
-	h["Sec-WebSocket-Key"] = []string{key}
+	add("Upgrade", "websocket")
+	add("Connection", "Upgrade")
+	add("Sec-WebSocket-Version", "13")
+	add("Sec-WebSocket-Key", key)
 	if len(protocols) > 0 {
-		h["Sec-WebSocket-Protocol"] = []string{strings.Join(protocols, ", ")}
+		add("Sec-WebSocket-Protocol", strings.Join(protocols, ", "))
 	}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: %s\r\n", upstreamTarget(d.url, r), r.Host)
-	h.Write(&b) // can't fail; it also keeps line breaks out of values
-	b.WriteString("\r\n")
-	return b.Bytes()
+	slices.SortFunc(s.lines, func(a, b line) int { return strings.Compare(a.name, b.name) })
+	b := append(s.text, "GET "...)
+	b = append(b, upstreamTarget(d.url, r)...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, r.Host...)
+	b = append(b, "\r\n"...)
+	for _, l := range s.lines {
+		for _, value := range l.values {
+			b = append(b, l.name...)
+			b = append(b, ": "...)
+			b = append(b, onOneLine(value)...)
+			b = append(b, "\r\n"...)
+		}
+	}
+	s.text = append(b, "\r\n"...)
+	return s.text
 }
+
+// onOneLine keeps line breaks out of a value.
+func onOneLine(value string) string {
+	if strings.ContainsAny(value, "\r\n") {
+		value = lineBreaks.Replace(value)
+	}
+	return textproto.TrimString(value)
+}
+
+var lineBreaks = strings.NewReplacer("\n", " ", "\r", " ")
 
 // newKey makes a Sec-WebSocket-Key: 16 random bytes (RFC 6455 section 4.1).
 func newKey() string {

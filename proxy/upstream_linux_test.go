@@ -3,6 +3,7 @@ package proxy
 import (
 	"io"
 	"net"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +22,7 @@ func TestDialWithoutKeepAlive(t *testing.T) {
 		t.Fatalf("dial: %v", err)
 	}
 	defer conn.Conn.Close()
-	raw, err := conn.Conn.(*net.TCPConn).SyscallConn()
+	raw, err := conn.Conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/tideover/tideover/config"
+	"github.com/tideover/tideover/proxy/engine"
 	"github.com/tideover/tideover/proxy/proxytest"
 )
 
@@ -216,7 +217,9 @@ func TestDialResult(t *testing.T) {
 	if fmt.Sprint(got.Header) != fmt.Sprint(want) {
 		t.Errorf("headers for the client's 101: %v, want %v", got.Header, want)
 	}
-	if _, ok := got.Conn.(*net.TCPConn); !ok {
+	switch got.Conn.(type) {
+	case *net.TCPConn, *engine.Conn:
+	default:
 		t.Errorf("Conn is a %T, not the socket itself", got.Conn)
 	}
 	io.WriteString(got.Conn, "ping")

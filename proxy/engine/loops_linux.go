@@ -135,7 +135,14 @@ func (lp *loop) add(g *loopGroup, conn net.Conn, early []byte) *loopLeg {
 	if secure != nil {
 		socket = below.Conn
 	}
-	fd, tcp := duplicate(socket)
+	fd, tcp, own := -1, false, true
+	before, _ := socket.(*Conn)
+	if before != nil {
+		tcp = true
+		fd, own = before.borrow()
+	} else {
+		fd, tcp = duplicate(socket)
+	}
 	if fd < 0 {
 		return nil
 	}
@@ -144,15 +151,17 @@ func (lp *loop) add(g *loopGroup, conn net.Conn, early []byte) *loopLeg {
 		l.tls, below.Conn = secure, (*legWire)(l)
 		l.ahead, l.unread = true, true
 	}
-	if timeout := lp.e.o.UserTimeout; timeout > 0 && !(tcp && userTimeout(fd, timeout) == nil) {
-		l.watched = true
+	if timeout := lp.e.o.UserTimeout; timeout > 0 && (before == nil || before.userTimeout != timeout) {
+		l.watched = !tcp || userTimeout(fd, timeout) != nil
 	}
 	if len(early) > 0 {
 		l.in = getBuffer(len(early))
 		l.in.w = copy(l.in.b, early)
 	}
 	if err := lp.register(l); err != nil {
-		_ = unix.Close(fd)
+		if own {
+			_ = unix.Close(fd)
+		}
 		if l.in != nil {
 			l.in.free()
 		}
@@ -160,6 +169,10 @@ func (lp *loop) add(g *loopGroup, conn net.Conn, early []byte) *loopLeg {
 			below.Conn = socket
 		}
 		return nil
+	}
+	if !own {
+		before.gone()
+		return l
 	}
 	// The duplicate is the socket now: closing the conn frees what Go keeps for it.
 	_ = socket.Close()
