@@ -119,7 +119,7 @@ func FuzzInject(f *testing.F) {
 			body = iotest.DataErrReader(iotest.HalfReader(body))
 		}
 		resp := &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/html"}, "Content-Security-Policy": {policy}},
-			Body: io.NopCloser(body), Request: &http.Request{Method: "GET", URL: &url.URL{Path: "/"}}}
+			Body: io.NopCloser(body), Request: &http.Request{Method: "GET", URL: &url.URL{Path: "/"}, Header: http.Header{"Sec-Fetch-Dest": {"document"}}}}
 		(&injector{log: zap.NewNop()}).answer(resp)
 		all, err := io.ReadAll(resp.Body)
 		if err != nil {

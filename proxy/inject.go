@@ -75,7 +75,7 @@ func (j *injector) answer(resp *http.Response) {
 		return
 	}
 	resp.Body = &page{src: resp.Body, tokens: nethtml.NewTokenizer(resp.Body),
-		script: `<script src="` + injectPath + `"` + attrs + `></script>`}
+		script: `<script src="` + injectPath + `"` + attrs + `></script>`, whole: navigates(resp.Request)}
 	// What describes the bytes as they were is no longer true.
 	resp.ContentLength = -1
 	for _, name := range []string{"Content-Length", "Content-Md5", "Digest", "Content-Digest", "Repr-Digest", "Accept-Ranges"} {
@@ -85,6 +85,18 @@ func (j *injector) answer(resp *http.Response) {
 	if tag := h.Get("Etag"); strings.HasPrefix(tag, `"`) {
 		h.Set("Etag", "W/"+tag)
 	}
+}
+
+// navigates tells whether r asks for a page to show. What scripts fetch is often a part of a page, which a
+// script tag in front would break.
+func navigates(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Dest") {
+	case "document", "iframe", "frame", "embed", "object":
+		return true
+	case "": // browsers say it to secure origins only
+		return strings.Contains(r.Header.Get("Accept"), "application/xhtml+xml")
+	}
+	return false
 }
 
 // leftAlone logs, once a minute at most, that a page does without the client.
@@ -178,6 +190,7 @@ type page struct {
 	src    io.ReadCloser
 	tokens *nethtml.Tokenizer
 	script string
+	whole  bool      // a page even if it does not begin like one
 	out    []byte    // to be read next
 	rest   io.Reader // after the script is in, what follows out
 }
@@ -215,6 +228,7 @@ func (p *page) insert() {
 		}
 		switch kind {
 		case nethtml.DoctypeToken, nethtml.CommentToken:
+			p.whole = p.whole || kind == nethtml.DoctypeToken
 			before.Write(raw)
 			continue
 		case nethtml.TextToken:
@@ -227,9 +241,11 @@ func (p *page) insert() {
 			raw = append([]byte{}, raw...) // TagName changes it
 			switch name, _ := p.tokens.TagName(); string(name) {
 			case "html":
+				p.whole = true
 				before.Write(raw)
 				continue
 			case "head":
+				p.whole = true
 				before.Write(raw)
 				after = []byte{}
 				continue
@@ -237,7 +253,10 @@ func (p *page) insert() {
 		}
 		after = append([]byte{}, raw...)
 	}
-	p.out = append(append(append(before.Bytes(), p.script...), after...), p.tokens.Buffered()...)
+	if p.whole {
+		before.WriteString(p.script)
+	}
+	p.out = append(append(before.Bytes(), after...), p.tokens.Buffered()...)
 	p.rest = p.src
 }
 

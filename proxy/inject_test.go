@@ -20,7 +20,7 @@ func inject(t *testing.T, header http.Header, body io.Reader) (string, http.Head
 	t.Helper()
 	core, logs := observer.New(zap.InfoLevel)
 	resp := &http.Response{StatusCode: 200, Header: header, Body: io.NopCloser(body),
-		Request: &http.Request{Method: "GET", URL: &url.URL{Path: "/page"}}}
+		Request: &http.Request{Method: "GET", URL: &url.URL{Path: "/page"}, Header: http.Header{"Sec-Fetch-Dest": {"document"}}}}
 	(&injector{log: zap.New(core)}).answer(resp)
 	got, err := io.ReadAll(resp.Body)
 	if err != nil {
@@ -73,6 +73,42 @@ func TestThePageGetsTheClientFirst(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A script may fetch a part of a page: a tag in front of it would break what it is made into. A whole page may be
+// fetched too, by a service worker that keeps it for later.
+func TestPartsOfPagesAreLeftAlone(t *testing.T) {
+	const chrome = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+	for _, c := range []struct {
+		dest, accept, body string
+		want               bool
+	}{
+		{"empty", "text/html, */*", "<tr><td>1</td></tr>", false},
+		{"", "text/html, */*", "<!-- a row --> <tr><td>1</td></tr>", false},
+		{"", "*/*", "<div>template</div>", false},
+		{"", chrome, "<div>an old page</div>", true},
+		{"iframe", "*/*", "<div>an old page</div>", true},
+		{"document", chrome, "hello", true},
+		{"empty", "*/*", "<!doctype html><title>the app</title>", true},
+		{"", "", "<html><title>the app</title>", true},
+		{"empty", "*/*", "<head><title>the app</title>", true},
+	} {
+		core, _ := observer.New(zap.InfoLevel)
+		header := http.Header{"Accept": {c.accept}}
+		if c.dest != "" {
+			header.Set("Sec-Fetch-Dest", c.dest)
+		}
+		resp := &http.Response{StatusCode: 200, Header: htmlHeader(), Body: io.NopCloser(strings.NewReader(c.body)),
+			Request: &http.Request{Method: "GET", URL: &url.URL{Path: "/"}, Header: header}}
+		(&injector{log: zap.New(core)}).answer(resp)
+		got, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if put := strings.Contains(string(got), tag); put != c.want || strings.Replace(string(got), tag, "", 1) != c.body {
+			t.Errorf("fetched for %q, accepting %q: %q became %q, want the script: %v", c.dest, c.accept, c.body, got, c.want)
+		}
 	}
 }
 

@@ -58,14 +58,14 @@ func Run(caller context.Context, listen string, log *zap.Logger, startProxy func
 	}
 	columns := []column{{
 		ID: "direct", Title: "Without Tideover", Hops: []string{"browser", "backend"},
-		Note: "As today: what is said while you are away is gone.",
+		Note: "What is said while you are away is gone.",
 		addr: back.Addr().String(),
 	}, {
 		ID: "tideover", Title: "Through Tideover", Hops: []string{"browser", "Tideover", "backend"},
-		Note: "Nothing is lost; now and then a message comes twice.",
+		Note: "Nothing is lost; a message may come twice.",
 	}, {
 		ID: "injected", Title: "Tideover with its client", Hops: []string{"browser + client", "Tideover", "backend"},
-		Note:   "Each message comes once; the page notices nothing.",
+		Note:   "Each comes once, and the page notices nothing.",
 		client: true,
 	}}
 	var proxies []*config.Config

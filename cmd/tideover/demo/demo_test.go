@@ -71,7 +71,7 @@ func TestRunEndsWithTheProxysError(t *testing.T) {
 	for name, start := range map[string]func(context.Context, *config.Config) error{
 		"an error":   func(context.Context, *config.Config) error { return broken },
 		"no reason":  func(context.Context, *config.Config) error { return nil },
-		"but late":   func(ctx context.Context, cfg *config.Config) error { return brieflyUp(cfg, broken) },
+		"but late":   func(ctx context.Context, cfg *config.Config) error { return brieflyUp(ctx, cfg, broken) },
 		"no success": func(context.Context, *config.Config) error { return context.DeadlineExceeded },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -84,12 +84,13 @@ func TestRunEndsWithTheProxysError(t *testing.T) {
 }
 
 // brieflyUp takes one connection, so that the demo believes in it, and fails.
-func brieflyUp(cfg *config.Config, err error) error {
+func brieflyUp(ctx context.Context, cfg *config.Config, err error) error {
 	l, listenErr := net.Listen("tcp", cfg.Listen.Addr)
 	if listenErr != nil {
 		return listenErr
 	}
 	defer l.Close()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
 	if c, acceptErr := l.Accept(); acceptErr == nil {
 		c.Close()
 	}

@@ -110,7 +110,7 @@ class Column {
       left && `“You left” ${left}×`, joined && `“You joined” ${joined}×`,
       away && `“You are away” ${away}×`, reconnected && `“You are back” ${reconnected}×`,
     ].filter(Boolean).join(', ');
-    setText($('.noise', section), `Ann has been told: ${noise || 'nothing about you so far'}`);
+    setText($('.noise', section), `Ann was told: ${noise || 'nothing about you so far'}`);
 
     this.wire.classList.toggle('broken', broken);
     setText(this.wire, broken ? '─ ✕ ─' : '──');
