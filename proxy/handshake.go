@@ -101,6 +101,7 @@ func (h hijackable) take() (net.Conn, []byte, error) {
 // handshake serves c, which has passed checkUpgrade. The denial is nil where the answer is a 101, and
 // else not answered yet.
 func (p *Proxy) handshake(c *candidate) *denial {
+	p.calm.handshakes.Add(1)
 	set, r := c.set, c.r
 	if !originAllowed(set.cfg.Limits.AllowedOrigins, r) {
 		return p.refuse(refusedOrigin, http.StatusForbidden, "this Origin may not connect (limits.allowed_origins)")

@@ -55,6 +55,7 @@ type Proxy struct {
 	stopping atomic.Bool
 	serving  atomic.Bool
 	counters counters
+	calm     calm
 
 	unkeyed struct { // the log line about clients without identity
 		sync.Mutex
@@ -107,6 +108,9 @@ func (p *Proxy) ListenAndServe(ctx context.Context) error {
 		}
 		defer adminListener.Close()
 	}
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	go p.calm.watch(watching)
 	return p.serve(ctx, public, adminListener)
 }
 
