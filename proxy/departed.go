@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"crypto/sha256"
 	"crypto/subtle"
 	"strconv"
 	"sync"
@@ -17,26 +16,26 @@ const maxDeparted = 10_000
 // its last acknowledgement may have got lost with its connection. Its lock is a leaf.
 type departed struct {
 	mu       sync.Mutex
-	sessions *simplelru.LRU[string, departure]
+	sessions *simplelru.LRU[sessionID, departure]
 }
 
 // A departure is what is left of a session.
 type departure struct {
 	tokens   tokens
-	bind     [sha256.Size]byte
+	bind     bindDigest
 	received uint64
 }
 
 func newDeparted() *departed {
 	// The only error is a size below 1.
-	sessions, err := simplelru.NewLRU[string, departure](maxDeparted, nil)
+	sessions, err := simplelru.NewLRU[sessionID, departure](maxDeparted, nil)
 	if err != nil {
 		panic("remember departed sessions: " + err.Error())
 	}
 	return &departed{sessions: sessions}
 }
 
-func (d *departed) add(id string, last departure) {
+func (d *departed) add(id sessionID, last departure) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.sessions.Add(id, last)

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +58,7 @@ func wantGone(t *testing.T, c counting, what, reason string) {
 func TestDepartedSessionsAreForgottenInTheEnd(t *testing.T) {
 	d := newDeparted()
 	for i := range maxDeparted + 10 {
-		d.add(fmt.Sprint(i), departure{})
+		d.add(sessionID{byte(i), byte(i >> 8), byte(i >> 16)}, departure{})
 	}
 	if n := d.sessions.Len(); n != maxDeparted {
 		t.Errorf("%d sessions are remembered, want %d", n, maxDeparted)

@@ -83,7 +83,7 @@ func FuzzClientRequest(f *testing.F) {
 			if key, _, err := sessionKey(sources(t, spec...), r); err == nil && len(key) > maxKeyBytes {
 				t.Errorf("a key of %d bytes from %v", len(key), spec)
 			}
-			bindDigest(sources(t, spec...), r)
+			digestOf(sources(t, spec...), r)
 		}
 		originAllowed([]config.Origin{"https://*.example.com"}, r)
 	})

@@ -105,10 +105,10 @@ func newCrowd(t testing.TB, n int) *Proxy {
 		r.URL.RawQuery = "client_id=" + key
 		_, mine, _ := p.sessions.claim(key)
 		p.live.Add(1)
-		s := &relay{p: p, set: set, id: newID(), key: key, number: p.numbers.Add(1), who: set.events.Identify(r)}
-		s.core = session.New(&set.core, session.Keyed, s.number, rand.Uint64(), p.now())
+		s := &relay{p: p, set: set, id: newID(), key: key, who: set.events.Identify(r)}
+		s.core = session.Make(&set.core, session.Keyed, p.numbers.Add(1), rand.Uint64(), p.now())
 		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(i >> 14), 1}), uint16(1024+i&0x3fff))
-		s.open(up, mine, standInConn{addr: net.TCPAddrFromAddrPort(addr)}, nil, answer, claim{fresh: newSecret(), nonce: rand.Uint64()})
+		s.open(up, mine, standInConn{addr: net.TCPAddrFromAddrPort(addr)}, nil, answer, claim{nonce: rand.Uint64()})
 	}
 	return p
 }

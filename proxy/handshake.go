@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -71,7 +70,7 @@ type candidate struct {
 	attempt *attempt
 	at      holder
 	offer   resume.Offer
-	bind    [sha256.Size]byte
+	bind    bindDigest
 	conn    net.Conn // once taken
 	early   []byte
 }
@@ -113,7 +112,7 @@ func (p *Proxy) handshake(c *candidate) *denial {
 	if !ok {
 		return p.refuse(refusedMalformed, http.StatusBadRequest, "Sec-WebSocket-Protocol must list different tokens, 100 at most")
 	}
-	c.offer, c.bind = resume.ReadOffer(protocols), bindDigest(set.cfg.Session.Bind, r)
+	c.offer, c.bind = resume.ReadOffer(protocols), digestOf(set.cfg.Session.Bind, r)
 	switch {
 	case c.offer.Resume:
 		p.resumeByToken(c)
@@ -233,7 +232,7 @@ func (p *Proxy) byToken(c *candidate) (*relay, claim) {
 	if r == nil || subtle.ConstantTimeCompare(c.bind[:], r.bind[:]) != 1 {
 		return nil, claim{}
 	}
-	cl := claim{presented: &presented, fresh: newSecret(), nonce: rand.Uint64(), received: c.offer.Received}
+	cl := claim{presented: &presented, nonce: rand.Uint64(), received: c.offer.Received}
 	if r.mayResume(cl) != nil {
 		return nil, claim{}
 	}
@@ -255,17 +254,16 @@ func (p *Proxy) open(c *candidate, mine *place, mode session.Mode) *denial {
 		p: p, set: c.set,
 		id:       newID(),
 		bind:     c.bind,
-		number:   p.numbers.Add(1),
-		protocol: up.Protocol,
+		protocol: strings.Clone(up.Protocol), // what it is a part of must not live as long as the session
 		who:      c.set.events.Identify(c.r),
 	}
 	if mine != nil {
 		r.key = mine.key
 	}
-	r.core = session.New(&c.set.core, mode, r.number, rand.Uint64(), p.now())
+	r.core = session.Make(&c.set.core, mode, p.numbers.Add(1), rand.Uint64(), p.now())
 	p.counters.opened[mode].Add(1)
 	// From here on the session is its own: it ends when its core says so.
-	r.open(up, mine, c.conn, c.early, c.answer(up.Protocol, up.Header), claim{fresh: newSecret(), nonce: rand.Uint64()})
+	r.open(up, mine, c.conn, c.early, c.answer(up.Protocol, up.Header), claim{nonce: rand.Uint64()})
 	return nil
 }
 

@@ -50,10 +50,14 @@ func sessionKey(sources []config.Source, r *http.Request) (key, missing string, 
 
 var keyEscaper = strings.NewReplacer("%", "%25", "|", "%7C")
 
-// bindDigest is a SHA-256 over what r shows for session.bind: the name, presence and
+// A bindDigest is half a SHA-256, against which a second value with the same digest is as hard
+// to find as a key of 128 bits.
+type bindDigest [sha256.Size / 2]byte
+
+// digestOf is a digest of what r shows for session.bind: the name, presence and
 // value of each source. Two handshakes with the same digest showed the same; absent
 // and empty differ. Compare digests in constant time: they may stand for secrets.
-func bindDigest(sources []config.Source, r *http.Request) [sha256.Size]byte {
+func digestOf(sources []config.Source, r *http.Request) bindDigest {
 	from := newValues(r)
 	var b []byte
 	for _, source := range sources {
@@ -66,7 +70,8 @@ func bindDigest(sources []config.Source, r *http.Request) [sha256.Size]byte {
 			b = append(b, 0)
 		}
 	}
-	return sha256.Sum256(b)
+	whole := sha256.Sum256(b)
+	return bindDigest(whole[:len(bindDigest{})])
 }
 
 func appendSized(b []byte, s string) []byte {

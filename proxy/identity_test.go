@@ -114,7 +114,7 @@ func FuzzSessionKeyAmbiguity(f *testing.F) {
 func TestBindDigest(t *testing.T) {
 	bind := sources(t, "header:Authorization", "cookie:sid", "query:t")
 	first := asking("/?t=1", "Authorization: Bearer x", "Cookie: sid=a")
-	if bindDigest(bind, first) != bindDigest(bind, asking("/other?z=9&t=1", "authorization: Bearer x", "Cookie: b=c; sid=a", "X-More: y")) {
+	if digestOf(bind, first) != digestOf(bind, asking("/other?z=9&t=1", "authorization: Bearer x", "Cookie: b=c; sid=a", "X-More: y")) {
 		t.Error("the same values have different digests")
 	}
 	for name, other := range map[string]*http.Request{
@@ -126,15 +126,15 @@ func TestBindDigest(t *testing.T) {
 		"moved to the next":      asking("/?t=1", "Authorization: Bearer", "Cookie: sid= xa"),
 		"absent query parameter": asking("/", "Authorization: Bearer x", "Cookie: sid=a"),
 	} {
-		if bindDigest(bind, other) == bindDigest(bind, first) {
+		if digestOf(bind, other) == digestOf(bind, first) {
 			t.Errorf("%s: same digest as the first handshake", name)
 		}
 	}
 	absent, empty := asking("/"), asking("/", "Authorization: ")
-	if bindDigest(bind, absent) == bindDigest(bind, empty) {
+	if digestOf(bind, absent) == digestOf(bind, empty) {
 		t.Error("absent and empty have the same digest")
 	}
-	if bindDigest(nil, absent) != bindDigest(nil, first) {
+	if digestOf(nil, absent) != digestOf(nil, first) {
 		t.Error("without bind sources, digests differ")
 	}
 }

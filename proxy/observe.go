@@ -21,8 +21,9 @@ func (p *Proxy) Ready() error {
 
 // Session implements admin.Source.
 func (p *Proxy) Session(id string) (admin.Session, bool) {
-	r := p.sessions.get(id)
-	if r == nil {
+	name, ok := parseID(id)
+	r := p.sessions.get(name)
+	if !ok || r == nil {
 		return admin.Session{}, false
 	}
 	return r.snapshot()
@@ -49,7 +50,7 @@ func (r *relay) snapshot() (admin.Session, bool) {
 	lasted := time.Duration(now - r.core.Since())
 	stats := &r.core.Stats
 	s := admin.Session{
-		ID: r.id, Key: r.key, State: state.String(), Since: wall.Add(-lasted),
+		ID: r.id.String(), Key: r.key, State: state.String(), Since: wall.Add(-lasted),
 		Upstream: upstreamName(r.set.cfg.Upstream.URL), Remote: r.remote,
 		MessagesUp: stats.Up, MessagesDown: stats.Down, Replayed: stats.Replayed,
 		DuplicatesDropped: stats.Duplicates, Resumes: stats.Resumes,

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"hash/maphash"
+	"strings"
 	"sync"
 )
 
@@ -14,71 +15,78 @@ type registry struct {
 }
 
 type shard struct {
-	mu    sync.Mutex
-	byKey map[string]*place
-	byID  map[string]*relay
+	mu      sync.Mutex
+	byKey   map[string]*relay
+	pending map[string]*place
+	byID    map[sessionID]*relay
 }
 
-// A place is where a key's session is, or will be once its upstream has accepted.
+// A place is where a key's session will be once its upstream has accepted.
 type place struct {
 	key   string
-	ready chan struct{} // closed when relay is set or the place was given up
-	relay *relay
+	ready chan struct{} // closed when the session is there or the place was given up
 }
 
 func newRegistry() *registry {
 	g := &registry{seed: maphash.MakeSeed()}
 	for i := range g.shards {
-		g.shards[i].byKey = make(map[string]*place)
-		g.shards[i].byID = make(map[string]*relay)
+		g.shards[i].byKey = make(map[string]*relay)
+		g.shards[i].pending = make(map[string]*place)
+		g.shards[i].byID = make(map[sessionID]*relay)
 	}
 	return g
 }
 
-func (g *registry) shard(s string) *shard {
-	return &g.shards[maphash.String(g.seed, s)%uint64(len(g.shards))]
+func (g *registry) ofKey(key string) *shard {
+	return &g.shards[maphash.String(g.seed, key)%uint64(len(g.shards))]
+}
+
+// ofID takes what a client made up as well as what is random.
+func (g *registry) ofID(id sessionID) *shard {
+	return &g.shards[maphash.Bytes(g.seed, id[:])%uint64(len(g.shards))]
 }
 
 // claim finds the session of key, or reserves its place: exactly one of two clients that come
 // with a new key at the same time gets to dial, the other one waits and then resumes. Of the
-// results one is set; ready is closed when it is worth to claim again.
+// results one is set; ready is closed when it is worth to claim again. The registry keeps a copy
+// of key.
 func (g *registry) claim(key string) (found *relay, mine *place, ready <-chan struct{}) {
-	sh := g.shard(key)
+	sh := g.ofKey(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	p := sh.byKey[key]
-	switch {
-	case p == nil:
-		p = &place{key: key, ready: make(chan struct{})}
-		sh.byKey[key] = p
-		return nil, p, nil
-	case p.relay != nil:
-		return p.relay, nil, nil
+	if r := sh.byKey[key]; r != nil {
+		return r, nil, nil
 	}
-	return nil, nil, p.ready
+	if p := sh.pending[key]; p != nil {
+		return nil, nil, p.ready
+	}
+	p := &place{key: strings.Clone(key), ready: make(chan struct{})}
+	sh.pending[key] = p
+	return nil, p, nil
 }
 
 // giveUp frees a reserved place for whoever waits for it.
 func (g *registry) giveUp(p *place) {
-	sh := g.shard(p.key)
+	sh := g.ofKey(p.key)
 	sh.mu.Lock()
-	delete(sh.byKey, p.key)
+	delete(sh.pending, p.key)
 	sh.mu.Unlock()
 	close(p.ready)
 }
 
 // fill makes r findable by its id and, if a place was reserved for it, by its key.
 func (g *registry) fill(p *place, r *relay) {
-	sh := g.shard(r.id)
+	sh := g.ofID(r.id)
 	sh.mu.Lock()
 	sh.byID[r.id] = r
 	sh.mu.Unlock()
 	if p == nil {
 		return
 	}
-	sh = g.shard(p.key)
+	sh = g.ofKey(p.key)
 	sh.mu.Lock()
-	p.relay = r
+	delete(sh.pending, p.key)
+	sh.byKey[p.key] = r
 	sh.mu.Unlock()
 	close(p.ready)
 }
@@ -88,9 +96,9 @@ func (g *registry) forget(r *relay) {
 	if r.key == "" {
 		return
 	}
-	sh := g.shard(r.key)
+	sh := g.ofKey(r.key)
 	sh.mu.Lock()
-	if p := sh.byKey[r.key]; p != nil && p.relay == r {
+	if sh.byKey[r.key] == r {
 		delete(sh.byKey, r.key)
 	}
 	sh.mu.Unlock()
@@ -98,15 +106,15 @@ func (g *registry) forget(r *relay) {
 
 // remove is the end of r.
 func (g *registry) remove(r *relay) {
-	sh := g.shard(r.id)
+	sh := g.ofID(r.id)
 	sh.mu.Lock()
 	delete(sh.byID, r.id)
 	sh.mu.Unlock()
 }
 
 // get finds a session by its id.
-func (g *registry) get(id string) *relay {
-	sh := g.shard(id)
+func (g *registry) get(id sessionID) *relay {
+	sh := g.ofID(id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	return sh.byID[id]

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"crypto/sha256"
 	"errors"
 	"net"
 	"sync"
@@ -23,21 +22,19 @@ type relay struct {
 	// Set once, before the first leg is added.
 	p        *Proxy
 	set      *settings
-	id       string // public, names the session in the API, the logs and tokens
-	key      string // the value of session.key; empty for sessions that are found by token only
-	bind     [sha256.Size]byte
-	number   uint64 // the scope of its ids
+	id       sessionID // public, names the session in the API, the logs and tokens
+	key      string    // the value of session.key; empty for sessions that are found by token only
+	bind     bindDigest
 	protocol string // the application's subprotocol, as the upstream chose it
 	who      presence.Identity
 
 	mu        sync.Mutex
-	core      *session.Session
+	core      session.Session
 	group     engine.Group
 	upstream  engine.Leg // nil once it is the engine's to close
 	client    clientRef
-	old       clientRef // while a new leg supersedes it
-	remote    string    // address of the latest client
-	tokens    tokens
+	remote    string  // address of the latest client
+	tokens    *tokens // Counted sessions have some
 	timerAt   session.Time
 	held      int64          // what p.buffered counts for this session
 	harvested *session.Stats // what the counters have of this session
@@ -53,10 +50,11 @@ type clientRef struct {
 // A turn is what one goroutine needs to run one input. Turns are pooled.
 type turn struct {
 	fx   session.Effects
-	up   [][]byte // gathered for one write to the upstream leg
-	lost bool     // what was written to the upstream leg last was not taken
-	down [][]byte // and to the client leg
-	text []byte   // event messages
+	up   [][]byte  // gathered for one write to the upstream leg
+	lost bool      // what was written to the upstream leg last was not taken
+	down [][]byte  // and to the client leg
+	old  clientRef // a leg that a new one supersedes
+	text []byte    // event messages
 }
 
 var turns = sync.Pool{New: func() any { return new(turn) }}
@@ -166,7 +164,7 @@ var (
 // A claim is what a client brings to be attached.
 type claim struct {
 	presented *secret // the token's, for a resume by token
-	fresh     secret  // of the token that the client gets
+	fresh     secret  // of the token that a Counted session's client gets; attach makes it
 	nonce     uint64
 	received  uint64
 }
@@ -196,24 +194,29 @@ func (r *relay) resume(conn net.Conn, early, answer []byte, c claim) error {
 }
 
 func (r *relay) attach(now session.Time, t *turn, conn net.Conn, early, answer []byte, c claim) error {
+	attachment := session.Attachment{Nonce: c.nonce, Received: c.received, Protocol: r.protocol}
+	counted := r.core.Mode() == session.Counted
+	if counted {
+		c.fresh = newSecret()
+		attachment.Session, attachment.Token = r.id.String(), tokenOf(r.id, c.fresh)
+	}
 	old := r.client
-	id, err := r.core.Attach(now, session.Attachment{
-		Nonce:    c.nonce,
-		Received: c.received,
-		Session:  r.id,
-		Token:    tokenOf(r.id, c.fresh),
-		Protocol: r.protocol,
-	}, &t.fx)
+	id, err := r.core.Attach(now, attachment, &t.fx)
 	if err != nil {
 		return err
 	}
-	r.tokens.rotate(c)
+	if counted {
+		if r.tokens == nil {
+			r.tokens = new(tokens)
+		}
+		r.tokens.rotate(c)
+	}
 	r.remote = conn.RemoteAddr().String() // conn is the engine's afterwards
 	leg := r.group.Add(conn, early)
 	if leg.Write([][]byte{answer}) > 0 {
 		r.core.Blocked(id)
 	}
-	r.old, r.client = old, clientRef{leg, id}
+	t.old, r.client = old, clientRef{leg, id}
 	return nil
 }
 
@@ -264,52 +267,52 @@ func (r *relay) effect(now session.Time, t *turn, e *session.Effect) {
 			t.up = append(t.up, e.Data)
 		case r.client.id:
 			t.down = append(t.down, e.Data)
-		case r.old.id:
-			r.old.leg.Write([][]byte{e.Data})
+		case t.old.id:
+			t.old.leg.Write([][]byte{e.Data})
 		}
 	case session.Close, session.Abort:
 		r.closeLeg(t, e.Leg, e.Kind == session.Close)
 	case session.Pause:
-		if leg := r.leg(e.Leg); leg != nil {
+		if leg := r.leg(t, e.Leg); leg != nil {
 			leg.Pause()
 		}
 	case session.Resume:
-		if leg := r.leg(e.Leg); leg != nil {
+		if leg := r.leg(t, e.Leg); leg != nil {
 			leg.Resume()
 		}
 	case session.Emit:
 		r.emit(t, e.Event)
 	case session.Mark:
 		if r.flushUpstream(t); !t.lost { // else a retry, in whatever session, must pass
-			r.set.dedup.mark(r.number, e.ID, now)
+			r.set.dedup.mark(r.core.Number(), e.ID, now)
 		}
 	case session.Probe:
-		if leg := r.leg(e.Leg); leg != nil {
+		if leg := r.leg(t, e.Leg); leg != nil {
 			stat := leg.Stat()
 			r.core.Probed(now, e.Leg, stat.Acked, stat.AckedKnown, &t.fx)
 		}
 	case session.Forget:
 		if r.core.Mode() == session.Counted {
-			r.p.departed.add(r.id, departure{r.tokens, r.bind, r.core.Received()})
+			r.p.departed.add(r.id, departure{*r.tokens, r.bind, r.core.Received()})
 		}
 		r.p.sessions.forget(r)
 	}
 }
 
-func (r *relay) leg(id session.Leg) engine.Leg {
+func (r *relay) leg(t *turn, id session.Leg) engine.Leg {
 	switch id {
 	case session.Upstream:
 		return r.upstream
 	case r.client.id:
 		return r.client.leg
-	case r.old.id:
-		return r.old.leg
+	case t.old.id:
+		return t.old.leg
 	}
 	return nil
 }
 
 func (r *relay) closeLeg(t *turn, id session.Leg, graceful bool) {
-	leg := r.leg(id)
+	leg := r.leg(t, id)
 	if leg == nil {
 		return
 	}
@@ -321,7 +324,7 @@ func (r *relay) closeLeg(t *turn, id session.Leg, graceful bool) {
 		r.flushClient(t)
 		r.client = clientRef{}
 	default:
-		r.old = clientRef{}
+		t.old = clientRef{}
 	}
 	leg.Close(graceful)
 }
@@ -383,13 +386,13 @@ func (r *relay) retire() {
 // emit tells an event to the upstream, as configured, and to the log.
 func (r *relay) emit(t *turn, event session.Event) {
 	if log := r.p.log; log.Core().Enabled(zap.DebugLevel) {
-		log.Debug("session event", zap.String("session", r.id), zap.Stringer("event", event))
+		log.Debug("session event", zap.Stringer("session", r.id), zap.Stringer("event", event))
 	}
 	if r.upstream == nil {
 		return
 	}
 	at := len(t.text)
-	t.text = r.set.events.Append(t.text, event, &r.who, r.id, r.key, time.Now())
+	t.text = r.set.events.Append(t.text, event, &r.who, r.id.String(), r.key, time.Now())
 	if text := t.text[at:]; len(text) > 0 {
 		t.up = append(t.up, r.p.clientFrame(text))
 	}

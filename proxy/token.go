@@ -12,15 +12,27 @@ import (
 type secret [18]byte
 
 const (
-	idBytes   = 12
 	idChars   = 16 // in base64
 	tokenSize = idChars + 24
 )
 
-func newID() string {
-	var b [idBytes]byte
-	rand.Read(b[:]) // never fails
-	return base64.RawURLEncoding.EncodeToString(b[:])
+// A sessionID names a session to the outside, in base64.
+type sessionID [12]byte
+
+func newID() (id sessionID) {
+	rand.Read(id[:]) // never fails
+	return id
+}
+
+func (id sessionID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]) }
+
+// parseID reads what String made; ok is false for anything else.
+func parseID(s string) (id sessionID, ok bool) {
+	if len(s) != idChars {
+		return id, false
+	}
+	n, err := base64.RawURLEncoding.Decode(id[:], []byte(s))
+	return id, err == nil && n == len(id)
 }
 
 func newSecret() (s secret) {
@@ -28,16 +40,21 @@ func newSecret() (s secret) {
 	return s
 }
 
-func tokenOf(id string, s secret) string { return id + base64.RawURLEncoding.EncodeToString(s[:]) }
+func tokenOf(id sessionID, s secret) string {
+	return id.String() + base64.RawURLEncoding.EncodeToString(s[:])
+}
 
 // readToken takes a token apart; ok is false for what can't be one.
-func readToken(token string) (id string, s secret, ok bool) {
+func readToken(token string) (id sessionID, s secret, ok bool) {
 	if len(token) != tokenSize {
-		return "", s, false
+		return id, s, false
+	}
+	if id, ok = parseID(token[:idChars]); !ok {
+		return id, s, false
 	}
 	// Strict: the unused bits of a last character must not make two spellings of one token.
 	n, err := base64.RawURLEncoding.Strict().Decode(s[:], []byte(token[idChars:]))
-	return token[:idChars], s, err == nil && n == len(s)
+	return id, s, err == nil && n == len(s)
 }
 
 // tokens are those that open a session now: the one that was used last, whose answer may never have

@@ -67,7 +67,7 @@ func TestAWrongTokenOpensNothing(t *testing.T) {
 		keyedID := ""
 		for _, r := range w.p.sessions.all() {
 			if r.key == "a" {
-				keyedID = r.id
+				keyedID = r.id.String()
 			}
 		}
 		away := w.counting("/")

@@ -299,6 +299,9 @@ func (w *world) wantNothingLeft() {
 		for key := range p.sessions.shards[i].byKey {
 			w.t.Errorf("key %q is still in the registry", key)
 		}
+		for key := range p.sessions.shards[i].pending {
+			w.t.Errorf("key %q is still reserved", key)
+		}
 		for id := range p.sessions.shards[i].byID {
 			w.t.Errorf("session %s is still in the registry", id)
 		}

@@ -131,7 +131,14 @@ type upstreamLeg struct {
 // New returns the session of an upstream that has just accepted. number tells sessions apart
 // (for the scope of ids), seed makes heartbeats begin at different moments.
 func New(cfg *Config, mode Mode, number, seed uint64, now Time) *Session {
-	s := &Session{cfg: cfg, mode: mode, number: number, rng: seed, since: now}
+	s := Make(cfg, mode, number, seed, now)
+	return &s
+}
+
+// Make is New for a shell that holds the session in itself. Once it is in use it must not be
+// copied.
+func Make(cfg *Config, mode Mode, number, seed uint64, now Time) Session {
+	s := Session{cfg: cfg, mode: mode, number: number, rng: seed, since: now}
 	s.up.beat.start(&cfg.Upstream, now, s.random())
 	return s
 }
@@ -394,6 +401,9 @@ func (s *Session) Reason() Reason { return s.reason }
 
 // Since is when the current state began.
 func (s *Session) Since() Time { return s.since }
+
+// Number tells sessions apart, as New was told.
+func (s *Session) Number() uint64 { return s.number }
 
 // Mode is the session's mode.
 func (s *Session) Mode() Mode { return s.mode }
