@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,7 @@ func (c *calm) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 			if c.over() {
+				runtime.GC() // what lies in pools lives through one collection
 				debug.FreeOSMemory()
 			}
 		}
