@@ -10,6 +10,8 @@ import (
 // An attempt is what a handshake waits for: another handshake for the same session, or the upstream. It
 // ends early when its client has gone. Its lock is a leaf, but for the deadlines of connections.
 type attempt struct {
+	pass pass // entered while the handshake works, left while it waits
+
 	mu       sync.Mutex
 	gone     bool               // the client
 	strict   bool               // deadlines are to be set at once; else enforce does so

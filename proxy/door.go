@@ -36,6 +36,7 @@ type door struct {
 	rest     *handover
 	log      *serverLog
 	timeout  time.Duration // for a head
+	works    turnstile
 
 	next    chan net.Conn // to a doorman that waits
 	stopped chan struct{} // closed when no client is accepted any more
@@ -50,7 +51,7 @@ type door struct {
 
 func newDoor(p *Proxy, l net.Listener, server *http.Server, log *serverLog) *door {
 	d := &door{
-		p: p, listener: l, server: server, log: log, timeout: server.ReadHeaderTimeout,
+		p: p, listener: l, server: server, log: log, timeout: server.ReadHeaderTimeout, works: newTurnstile(),
 		rest: newHandover(l.Addr()), next: make(chan net.Conn), stopped: make(chan struct{}),
 		doormen: make(map[*doorman]struct{}),
 	}

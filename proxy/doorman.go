@@ -107,11 +107,13 @@ func (m *doorman) open(r *http.Request, end int) {
 	set := m.d.p.settings.Load()
 	m.mu.Lock()
 	m.waiting = true
-	m.attempt = attempt{}
+	m.attempt = attempt{pass: pass{at: m.d.works}}
 	m.timer.Reset(min(slowAfter, set.dialer.timeout))
 	m.mu.Unlock()
 	m.c = candidate{set: set, r: r, attempt: &m.attempt, at: m}
 	m.c.early = m.buf[end:m.n]
+	m.attempt.pass.enter()
+	defer m.attempt.pass.leave()
 	if v := m.d.p.handshake(&m.c); v != nil {
 		m.hand(v)
 	}

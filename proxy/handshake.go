@@ -172,8 +172,10 @@ func (p *Proxy) openByKey(c *candidate) *denial {
 			ctx, cancel = c.attempt.context(time.Now().Add(c.set.cfg.Limits.HandshakeTimeout))
 			defer cancel()
 		}
+		c.attempt.pass.leave()
 		select {
 		case <-ready:
+			c.attempt.pass.enter()
 		case <-ctx.Done():
 			return p.refuse(refusedUpstream, http.StatusGatewayTimeout, "another handshake for the same session takes too long")
 		}
@@ -340,6 +342,7 @@ func (p *Proxy) tooLate(c *candidate) {
 // farewell writes last bytes to a hijacked connection and closes it once the client has had
 // the time to read them.
 func (p *Proxy) farewell(c *candidate, last []byte) {
+	c.attempt.pass.leave()
 	defer c.conn.Close()
 	_ = c.conn.SetDeadline(time.Now().Add(closeTimeout))
 	if _, err := c.conn.Write(last); err != nil {

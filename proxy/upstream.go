@@ -77,7 +77,9 @@ func (d *dialer) dial(a *attempt, r *http.Request, remoteAddr string, protocols 
 	var conn net.Conn
 	probe, err := d.outages.circuit.enter(began)
 	if err == nil {
+		a.pass.leave()
 		conn, err = d.connect(a, deadline)
+		a.pass.enter()
 		d.outages.circuit.leave(time.Now(), probe, err, a.isGone() || isLocal(err))
 	}
 	if err != nil {
@@ -86,10 +88,13 @@ func (d *dialer) dial(a *attempt, r *http.Request, remoteAddr string, protocols 
 	key := newKey()
 	var answer *answer
 	s := scratches.Get().(*scratch)
-	_, err = conn.Write(d.request(s, r, remoteAddr, protocols, key))
+	request := d.request(s, r, remoteAddr, protocols, key)
+	_, err = conn.Write(request) // into an empty buffer: nothing to wait for
 	s.free()
 	if err == nil {
+		a.pass.leave()
 		answer, err = readAnswer(conn, key, protocols)
+		a.pass.enter()
 	}
 	switch here := a.end(); {
 	case err != nil:
@@ -120,7 +125,7 @@ func (d *dialer) connect(a *attempt, deadline time.Time) (net.Conn, error) {
 		a.begin(conn, deadline)
 		if err := conn.Connect(); err != nil {
 			a.end()
-			conn.Close()
+			_ = conn.Close()
 			return nil, err
 		}
 		return conn, nil

@@ -135,7 +135,8 @@ func (lp *loop) add(g *loopGroup, conn net.Conn, early []byte) *loopLeg {
 	if secure != nil {
 		socket = below.Conn
 	}
-	fd, tcp, own := -1, false, true
+	var fd int
+	tcp, own := false, true
 	before, _ := socket.(*Conn)
 	if before != nil {
 		tcp = true
