@@ -11,10 +11,10 @@ import (
 // 16 MiB message should not pin 16 MiB for the next one.
 const (
 	minBuffer = 512
-	maxPooled = 1 << 20
+	maxPooled = 4 << 20
 )
 
-var pools [12]sync.Pool // by class: 512 B, 1 KiB … 1 MiB
+var pools [14]sync.Pool // by class: 512 B, 1 KiB … 4 MiB
 
 func class(n int) int { return max(0, bits.Len(uint(n-1))-9) }
 

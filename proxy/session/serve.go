@@ -170,8 +170,8 @@ func (s *Session) receipt(n uint64) {
 // to that had come. (A browser answers pings before its page has run; only the second
 // round trip shows that what came before the first one has been read.)
 //
-// When half the time is over, data that goes out takes the ping along: on a leg with some
-// traffic none has to go by itself.
+// When half the time is over, or receiptBytes wait, data that goes out takes the ping along: on a leg
+// with some traffic none has to go by itself.
 func (s *Session) askReceipt(now Time, sent bool) {
 	c, w := &s.client, &s.win
 	if !w.unreceived() || c.pings > c.pongs || c.pingDue {
@@ -182,7 +182,8 @@ func (s *Session) askReceipt(now Time, sent bool) {
 		c.receiptAt = now.add(s.cfg.ReceiptInterval)
 	}
 	last := s.up.ended && s.up.closeMsg.empty() // without a Close whose answer would prove it
-	urgent := s.up.stalled || last || 2*w.len() >= s.cfg.MaxBytes || 2*w.messages() >= s.cfg.MaxMessages
+	urgent := s.up.stalled || last || 2*w.len() >= s.cfg.MaxBytes || 2*w.messages() >= s.cfg.MaxMessages ||
+		sent && w.len() >= receiptBytes
 	early := now.add(s.cfg.ReceiptInterval / 2)
 	if urgent || c.receiptAt <= now || sent && c.receiptAt <= early {
 		c.receiptAt, c.pingDue = 0, true

@@ -34,6 +34,11 @@ const (
 	maxReplies = 8 << 10
 	// maxMarks bounds the ids that one input may mark: finding one among them is linear.
 	maxMarks = 64
+	// largeFrame is from how many bytes on a frame finds its room in the window at once.
+	largeFrame = 8 << 10
+	// receiptBytes of window are worth a ping with whatever is sent next: windows that stay in
+	// the processor's caches make large messages several times cheaper.
+	receiptBytes = 32 << 10
 	// ackBytes is after how many bytes a tideover.v1 client hears of them at once.
 	ackBytes = 64 << 10
 )

@@ -77,6 +77,10 @@ func (s *Session) arrive(now Time, b []byte, fx *Effects) int {
 				return i
 			}
 			_, _, _ = r.take(&h, s.cfg.MaxMessageBytes)
+			if h.Len >= largeFrame && s.mode != Relay && s.state != StateLeft && !s.up.skip {
+				// It grows once, and not with each piece; by no more than what max_bytes allows for anyway.
+				s.win.reserve(int(min(h.Total(), int64(2*s.cfg.MaxBytes))))
+			}
 			s.keepHeader(&h, raw, escape)
 			r.fresh = r.fresh && h.Len == 0
 			i += n

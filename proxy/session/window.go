@@ -39,18 +39,26 @@ func (w *window) unreceived() bool { return w.sentMsgs > w.base }
 
 // add appends frame bytes; a message is whole only after end.
 func (w *window) add(p []byte) {
-	if need := len(w.buf) + len(p); need > cap(w.buf) && !w.lent && w.head > 0 && need-w.head <= cap(w.buf)-cap(w.buf)/4 {
+	w.reserve(len(p))
+	w.buf = append(w.buf, p...)
+}
+
+// reserve makes room for n more bytes.
+func (w *window) reserve(n int) {
+	need := len(w.buf) + n
+	switch {
+	case need <= cap(w.buf):
+	case !w.lent && w.head > 0 && need-w.head <= cap(w.buf)-cap(w.buf)/4:
 		// A quarter is free at the front: moving is cheaper than a larger buffer, and as
 		// at least a quarter must be consumed between two moves, it stays O(1) a byte.
 		w.buf = w.buf[:copy(w.buf, w.live())]
 		w.head = 0
-	} else if need > cap(w.buf) {
+	default:
 		// Half as much again, so that a window which only turns over comes to move instead.
-		g := append(getBuffer(w.len()+max(len(p), w.len()/2)), w.live()...)
+		g := append(getBuffer(w.len()+max(n, w.len()/2)), w.live()...)
 		w.put()
 		w.buf, w.head = g, 0
 	}
-	w.buf = append(w.buf, p...)
 }
 
 // end tells that what was added since the last end is a whole message.
