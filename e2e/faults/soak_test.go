@@ -14,8 +14,10 @@ import (
 func TestSoak(t *testing.T) {
 	b := startBackend(t, listenLoopback(t), 200*time.Millisecond)
 	// With its garbage collected early, a process holds little more than what is in use.
-	p := startProxyAt(t, place{env: []string{"GOGC=10"}}, b.addr, events, settings{"session.grace": "2s", "heartbeat.interval": "1s", "dedup.max_ids": "1000"}) // ids are remembered on purpose
-	first := mustDial(t, p.addr, "/chat?client_id=first")                                                                                                       // with which the event loops begin
+	// What is to stay small is what nobody wants: ids are remembered on purpose.
+	p := startProxyAt(t, place{env: []string{"GOGC=10"}}, b.addr, events,
+		settings{"session.grace": "2s", "heartbeat.interval": "1s", "dedup.max_ids": 1000})
+	first := mustDial(t, p.addr, "/chat?client_id=first") // with which the event loops begin
 	if _, err := first.message(); err != nil {
 		t.Fatal(err)
 	}
