@@ -30,26 +30,23 @@ type Conn struct {
 
 // Dialing returns a socket that Connect connects to remote. Deadlines may be set before, and at any time.
 func Dialing(remote netip.AddrPort) (*Conn, error) {
-	family := unix.AF_INET
-	if !remote.Addr().Unmap().Is4() {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	to := socketAddrOf(remote)
+	fd, err := socketFor(&to)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(remote), Err: os.NewSyscallError("socket", err)}
 	}
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	_ = setOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	return &Conn{remote: remote, fd: fd}, nil
 }
 
 // Connect makes the connection.
 func (c *Conn) Connect() error {
-	to := sockaddr(c.remote)
-	err := c.try(func() error { return unix.Connect(c.fd, to) })
+	to := socketAddrOf(c.remote)
+	err := c.try(func() error { return connectFD(c.fd, &to) })
 	if err == unix.EINPROGRESS || err == unix.EINTR {
 		// Asking again tells how it is. A connection to this machine is there already.
-		if err = c.try(func() error { return unix.Connect(c.fd, to) }); err == unix.EALREADY {
-			err = c.awaitConnection(to)
+		if err = c.try(func() error { return connectFD(c.fd, &to) }); err == unix.EALREADY {
+			err = c.awaitConnection(&to)
 		}
 	}
 	if err == nil || err == unix.EISCONN {
@@ -71,7 +68,7 @@ func (c *Conn) try(call func() error) error {
 	return call()
 }
 
-func (c *Conn) awaitConnection(to unix.Sockaddr) error {
+func (c *Conn) awaitConnection(to *socketAddr) error {
 	c.mu.Lock()
 	err := c.poll()
 	raw := c.raw
@@ -81,7 +78,7 @@ func (c *Conn) awaitConnection(to unix.Sockaddr) error {
 	}
 	var result error
 	if err := raw.Write(func(fd uintptr) bool {
-		result = unix.Connect(int(fd), to)
+		result = connectFD(int(fd), to)
 		return result != unix.EALREADY && result != unix.EINTR
 	}); err != nil {
 		return err
@@ -205,13 +202,13 @@ func (c *Conn) Close() error {
 	}
 	fd := c.fd
 	c.fd = -1
-	return os.NewSyscallError("close", unix.Close(fd))
+	return os.NewSyscallError("close", closeFD(fd))
 }
 
 // CloseWrite ends what this side sends.
 func (c *Conn) CloseWrite() error {
 	err := net.ErrClosed
-	_ = c.control(func(fd int) { err = os.NewSyscallError("shutdown", unix.Shutdown(fd, unix.SHUT_WR)) })
+	_ = c.control(func(fd int) { err = os.NewSyscallError("shutdown", shutdownFD(fd, unix.SHUT_WR)) })
 	return err
 }
 
@@ -236,8 +233,8 @@ func (c *Conn) LocalAddr() net.Addr {
 	c.mu.Unlock()
 	if !known {
 		_ = c.control(func(fd int) {
-			if sa, err := unix.Getsockname(fd); err == nil {
-				c.local = addrPort(sa)
+			if local, err := localAddr(fd); err == nil {
+				c.local = local.addrPort()
 			}
 		})
 	}
@@ -343,7 +340,7 @@ type acceptor struct {
 	tryAccept   func(fd uintptr) bool // bound once: no allocation for each call
 
 	fd   int
-	from unix.Sockaddr
+	from socketAddr
 	err  error
 }
 
@@ -364,12 +361,12 @@ func (a *acceptor) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: a.Addr(), Err: err}
 	}
-	return &Conn{fd: a.fd, remote: addrPort(a.from), userTimeout: a.userTimeout}, nil
+	return &Conn{fd: a.fd, remote: a.from.addrPort(), userTimeout: a.userTimeout}, nil
 }
 
 func (a *acceptor) accept(fd uintptr) bool {
 	for {
-		a.fd, a.from, a.err = unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		a.fd, a.err = acceptFD(int(fd), &a.from)
 		switch a.err {
 		case nil:
 			return true
@@ -381,35 +378,6 @@ func (a *acceptor) accept(fd uintptr) bool {
 		a.err = os.NewSyscallError("accept4", a.err)
 		return true
 	}
-}
-
-func sockaddr(to netip.AddrPort) unix.Sockaddr {
-	if ip := to.Addr().Unmap(); ip.Is4() {
-		return &unix.SockaddrInet4{Port: int(to.Port()), Addr: ip.As4()}
-	}
-	sa := &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
-	if zone := to.Addr().Zone(); zone != "" {
-		if i, err := net.InterfaceByName(zone); err == nil {
-			sa.ZoneId = uint32(i.Index)
-		}
-	}
-	return sa
-}
-
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
-	switch a := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *unix.SockaddrInet6:
-		ip := netip.AddrFrom16(a.Addr).Unmap() // as net has it
-		if a.ZoneId != 0 && ip.Is6() {
-			if i, err := net.InterfaceByIndex(int(a.ZoneId)); err == nil {
-				ip = ip.WithZone(i.Name)
-			}
-		}
-		return netip.AddrPortFrom(ip, uint16(a.Port))
-	}
-	return netip.AddrPort{}
 }
 
 // HasConns tells whether there are Conns on this system.

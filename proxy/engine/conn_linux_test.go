@@ -147,11 +147,11 @@ func TestConnectEndsAtTheDeadline(t *testing.T) {
 	if err := unix.Listen(fd, 0); err != nil {
 		t.Fatal(err)
 	}
-	sa, err := unix.Getsockname(fd)
+	local, err := localAddr(fd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	to := addrPort(sa)
+	to := local.addrPort()
 	for i := range 3 {
 		c, err := Dialing(to)
 		if err != nil {

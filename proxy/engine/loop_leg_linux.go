@@ -183,7 +183,7 @@ func (l *loopLeg) failWrite(err error) {
 }
 
 func (l *loopLeg) shutWrite() {
-	if err := unix.Shutdown(int(l.fd), unix.SHUT_WR); err != nil {
+	if err := shutdownFD(int(l.fd), unix.SHUT_WR); err != nil {
 		l.finish(ErrAborted)
 		return
 	}
@@ -381,7 +381,7 @@ func (lp *loop) lose(l *loopLeg) {
 		// Ignored where it is no TCP socket.
 		_ = unix.SetsockoptLinger(int(l.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}
-	_ = unix.Close(int(l.fd))
+	_ = closeFD(int(l.fd))
 	l.fd, l.tls = -1, nil
 	if l.in != nil {
 		l.in.free()

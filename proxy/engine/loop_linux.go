@@ -68,16 +68,16 @@ func newLoop(e *loops) (_ *loop, err error) {
 		return nil, os.NewSyscallError("eventfd", err)
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: wakeSlot}
-	return lp, os.NewSyscallError("epoll_ctl", unix.EpollCtl(lp.epfd, unix.EPOLL_CTL_ADD, lp.wakefd, &ev))
+	return lp, os.NewSyscallError("epoll_ctl", addToEpoll(lp.epfd, lp.wakefd, &ev))
 }
 
 // shut closes what newLoop opened.
 func (lp *loop) shut() {
 	if lp.wakefd >= 0 {
-		_ = unix.Close(lp.wakefd)
+		_ = closeFD(lp.wakefd)
 	}
 	if lp.epfd >= 0 {
-		_ = unix.Close(lp.epfd)
+		_ = closeFD(lp.epfd)
 	}
 }
 
@@ -241,7 +241,7 @@ func (lp *loop) register(l *loopLeg) error {
 		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
 		Fd:     int32(l.slot), Pad: int32(s.gen),
 	}
-	if err := unix.EpollCtl(lp.epfd, unix.EPOLL_CTL_ADD, int(l.fd), &ev); err != nil {
+	if err := addToEpoll(lp.epfd, int(l.fd), &ev); err != nil {
 		lp.free = append(lp.free, l.slot)
 		return os.NewSyscallError("epoll_ctl", err)
 	}

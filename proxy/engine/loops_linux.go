@@ -161,7 +161,7 @@ func (lp *loop) add(g *loopGroup, conn net.Conn, early []byte) *loopLeg {
 	}
 	if err := lp.register(l); err != nil {
 		if own {
-			_ = unix.Close(fd)
+			_ = closeFD(fd)
 		}
 		if l.in != nil {
 			l.in.free()
@@ -208,7 +208,7 @@ func duplicate(conn net.Conn) (fd int, tcp bool) {
 			fd = n
 		}
 	}); err != nil && fd >= 0 {
-		_ = unix.Close(fd)
+		_ = closeFD(fd)
 		return -1, false
 	}
 	return fd, tcp

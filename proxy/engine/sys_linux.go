@@ -25,7 +25,7 @@ func setUserTimeout(c *net.TCPConn, d time.Duration) error {
 }
 
 func userTimeout(fd int, d time.Duration) error {
-	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(max(1, d.Milliseconds())))
+	return setOption(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(max(1, d.Milliseconds())))
 }
 
 // ackedBytes asks the system for tcpi_bytes_acked (tcp(7), RFC 4898
