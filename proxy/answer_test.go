@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -89,7 +90,8 @@ func FuzzReadAnswer(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, sent []byte) {
 		conn := bytes.NewReader(sent)
-		got, err := readAnswer(conn, testKey, []string{"chat"})
+		got, err := readAnswer(conn, new(scratch), testKey, []string{"chat"})
+		wantAnswerAsNetHTTP(t, sent, got, err)
 		switch {
 		case err != nil:
 			if got != nil || !errors.Is(err, errBroken) {
@@ -108,11 +110,54 @@ func FuzzReadAnswer(f *testing.F) {
 			if behind := append(got.early, rest...); !bytes.HasSuffix(sent, behind) || len(behind) > 0 && !bytes.HasSuffix(bytes.TrimSuffix(sent, behind), []byte("\n")) {
 				t.Errorf("%q is not what follows the header of %q", behind, sent)
 			}
-			for _, name := range append([]string{"Connection", "Upgrade", "Transfer-Encoding"}, handshakeHeaders...) {
+			for _, name := range []string{"Connection", "Upgrade", "Transfer-Encoding", "Sec-Websocket-Key", "Sec-Websocket-Accept", "Sec-Websocket-Version",
+				"Sec-Websocket-Protocol", "Sec-Websocket-Extensions"} {
 				if values := got.header.Values(name); values != nil {
 					t.Errorf("header %s %q is not for the client", name, values)
 				}
 			}
 		}
 	})
+}
+
+// wantAnswerAsNetHTTP: what is taken apart without net/http is the same that net/http makes of it.
+func wantAnswerAsNetHTTP(t *testing.T, sent []byte, got *answer, err error) {
+	t.Helper()
+	want, wantErr := readAnyAnswer(bytes.NewReader(sent), nil, testKey, []string{"chat"})
+	if (err == nil) != (wantErr == nil) || err != nil && err.Error() != wantErr.Error() {
+		t.Fatalf("error %v, of net/http %v", err, wantErr)
+	}
+	if err != nil || want.refused != nil {
+		return
+	}
+	if got.refused != nil || got.protocol != want.protocol || !bytes.Equal(got.early, want.early) || len(got.header)+len(want.header) > 0 && !reflect.DeepEqual(got.header, want.header) {
+		t.Errorf("%+v, of net/http %+v", got, want)
+	}
+}
+
+// The answers of usual backends take the short way, what is odd the long one.
+func TestUsualAnswersTakeTheShortWay(t *testing.T) {
+	usual := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + acceptOf(testKey) + "\r\n"
+	for _, c := range []struct {
+		name, sent string
+		short      bool
+	}{
+		{"plain", usual + "\r\n", true},
+		{"with a message behind it", usual + "Server: x\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\n\x81\x01x", true},
+		{"no reason", strings.Replace(usual, " Switching Protocols", "", 1) + "\r\n", true},
+		{"half of it", usual, false},
+		{"lines without CR", strings.ReplaceAll(usual, "\r", "") + "\n\r\n\r\n", false},
+		{"a length", usual + "Content-Length: 0\r\n\r\n", false},
+		{"closing", usual + "Connection: close\r\n\r\n", false},
+		{"a wrong accept", strings.Replace(usual, "Accept: ", "Accept: x", 1) + "\r\n", false},
+		{"another status", strings.Replace(usual, "101", "1010", 1) + "\r\n", false},
+		{"no header", "HTTP/1.1 101\r\n\r\n", false},
+	} {
+		s := new(scratch)
+		if a := s.switched([]byte(c.sent), testKey, []string{"chat"}); (a != nil) != c.short {
+			t.Errorf("%s: the short way %t, want %t", c.name, a != nil, c.short)
+		}
+		got, err := readAnswer(strings.NewReader(c.sent), s, testKey, []string{"chat"})
+		wantAnswerAsNetHTTP(t, []byte(c.sent), got, err)
+	}
 }

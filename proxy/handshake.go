@@ -295,7 +295,7 @@ func (p *Proxy) openUpstream(c *candidate) (up *upstreamConn, v *denial) {
 func (c *candidate) answer(protocol string, extra http.Header) []byte {
 	b := make([]byte, 0, 512)
 	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
-	b = append(b, acceptOf(c.r.Header.Get("Sec-WebSocket-Key"))...)
+	b = append(b, acceptOf(c.r.Header["Sec-Websocket-Key"][0])...)
 	b = append(b, "\r\n"...)
 	switch {
 	case c.offer.V1:

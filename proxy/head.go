@@ -7,21 +7,16 @@ import (
 	"net/url"
 )
 
-const (
-	// maxHeadBytes is the largest head of a handshake that the door itself reads.
-	maxHeadBytes = 8 << 10
-	// maxHeadLines is how many header lines it may have.
-	maxHeadLines = 64
-)
+// maxHeadBytes is the largest head of a handshake that the door itself reads.
+const maxHeadBytes = 8 << 10
 
 // A head reads the head of a request, into memory that serves one request after the other.
 type head struct {
 	buf     [maxHeadBytes]byte
 	n       int // bytes in buf
 	scanned int // bytes in which no end was found
+	fields
 	request http.Request
-	header  http.Header
-	values  [maxHeadLines]string
 }
 
 // end is where the head ends, 0 as long as its end has not been read. As for net/http a line may
@@ -64,45 +59,18 @@ func (h *head) parse(end int) (r *http.Request, ok bool) {
 	if len(text)-i < len(version) || text[i:i+len(version)] != version {
 		return nil, false
 	}
-	if h.header == nil {
-		h.header = make(http.Header, 16)
-	}
-	hosts, host := 0, ""
-	lines := 0
-	for i += len(version); i < len(text); lines++ {
-		nameAt := i
-		for i < len(text) && nameChar[text[i]] {
-			i++
-		}
-		if i == nameAt || i == len(text) || text[i] != ':' || lines == maxHeadLines {
-			return nil, false
-		}
-		name := text[nameAt:i]
-		valueAt := i + 1
-		for i++; i < len(text) && (text[i] >= ' ' && text[i] != 0x7f || text[i] == '\t'); {
-			i++
-		}
-		if len(text)-i < 2 || text[i] != '\r' || text[i+1] != '\n' {
-			return nil, false
-		}
-		value := textproto.TrimString(text[valueAt:i])
-		i += 2
-		switch name = canonicalName(name); name {
-		case "Host":
-			hosts, host = hosts+1, value
-			continue
-		case "Content-Length", "Transfer-Encoding", "Trailer", "Expect":
-			return nil, false
-		}
-		if before := h.header[name]; before != nil {
-			h.header[name] = append(before, value)
-		} else {
-			h.values[lines] = value
-			h.header[name] = h.values[lines : lines+1 : lines+1]
-		}
-	}
-	if hosts != 1 || !plainHost(host) {
+	if !h.fields.parse(text[i+len(version):]) {
 		return nil, false
+	}
+	hosts := h.header["Host"]
+	if len(hosts) != 1 || !plainHost(hosts[0]) {
+		return nil, false
+	}
+	delete(h.header, "Host") // as net/http does
+	for _, name := range [...]string{"Content-Length", "Transfer-Encoding", "Trailer", "Expect"} {
+		if h.header[name] != nil {
+			return nil, false
+		}
 	}
 	if h.header["Pragma"] != nil && h.header["Cache-Control"] == nil {
 		return nil, false // net/http makes one of the other
@@ -113,7 +81,7 @@ func (h *head) parse(end int) (r *http.Request, ok bool) {
 	}
 	h.request = http.Request{
 		Method: http.MethodGet, URL: u, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: h.header, Body: http.NoBody, Host: host, RequestURI: target,
+		Header: h.header, Body: http.NoBody, Host: hosts[0], RequestURI: target,
 	}
 	return &h.request, true
 }
@@ -121,8 +89,7 @@ func (h *head) parse(end int) (r *http.Request, ok bool) {
 // reset forgets a request.
 func (h *head) reset() {
 	h.n, h.scanned, h.request = 0, 0, http.Request{}
-	clear(h.header)
-	clear(h.values[:])
+	h.forget()
 }
 
 // canonicalName is the key of a header in a http.Header.

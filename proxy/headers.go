@@ -8,16 +8,8 @@ import (
 	"github.com/tideover/tideover/config"
 )
 
-// handshakeHeaders are those of RFC 6455 section 11.3. Each leg has its own.
-var handshakeHeaders = []string{
-	"Sec-WebSocket-Key",
-	"Sec-WebSocket-Accept",
-	"Sec-WebSocket-Version",
-	"Sec-WebSocket-Protocol",
-	"Sec-WebSocket-Extensions",
-}
-
-// isHandshake reports whether a header is one of handshakeHeaders, as a http.Header has it.
+// isHandshake reports whether a header, named as http.Header has it, is of the WebSocket handshake
+// (RFC 6455 section 11.3). Each leg has its own.
 func isHandshake(name string) bool {
 	switch name {
 	case "Sec-Websocket-Key", "Sec-Websocket-Accept", "Sec-Websocket-Version", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions":

@@ -28,7 +28,7 @@ func sessionKey(sources []config.Source, r *http.Request) (key, missing string, 
 	if len(sources) == 0 {
 		return "", "session.key", nil
 	}
-	from := newValues(r)
+	from := values{r}
 	size := 0
 	parts := make([]string, len(sources))
 	for i, source := range sources {
@@ -58,7 +58,10 @@ type bindDigest [sha256.Size / 2]byte
 // value of each source. Two handshakes with the same digest showed the same; absent
 // and empty differ. Compare digests in constant time: they may stand for secrets.
 func digestOf(sources []config.Source, r *http.Request) bindDigest {
-	from := newValues(r)
+	if len(sources) == 0 {
+		return bindDigest{}
+	}
+	from := values{r}
 	var b []byte
 	for _, source := range sources {
 		value, present := from.get(source)
@@ -79,45 +82,50 @@ func appendSized(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
-// values looks up sources in one request and parses its query only once.
-type values struct {
-	r     *http.Request
-	query url.Values
+// firstInQuery is what url.ParseQuery has as first value of name: malformed pairs are skipped, as
+// everywhere in net/http.
+func firstInQuery(query, name string) (value string, present bool) {
+	for pair := range strings.SplitSeq(query, "&") {
+		key, value, _ := strings.Cut(pair, "=")
+		if pair == "" || strings.Contains(pair, ";") {
+			continue
+		}
+		if key, err := url.QueryUnescape(key); err != nil || key != name {
+			continue
+		}
+		if value, err := url.QueryUnescape(value); err == nil {
+			return value, true
+		}
+	}
+	return "", false
 }
 
-func newValues(r *http.Request) *values { return &values{r: r} }
+// values looks up sources in one request.
+type values struct{ *http.Request }
 
 // get gives the value of source and whether the request has it at all. Where a
 // name is repeated, a query parameter or cookie counts with its first value; the
 // lines of a header are joined by ", " as any intermediary may join them (RFC 9110
 // section 5.3). The path is taken as the client sent it, escapes and all: /a%2Fb and
 // /a/b are different places to an upstream.
-func (v *values) get(source config.Source) (value string, present bool) {
+func (v values) get(source config.Source) (value string, present bool) {
 	switch source.Kind {
 	case config.KindQuery:
-		if v.query == nil {
-			// Malformed pairs are skipped, as everywhere in net/http.
-			v.query = v.r.URL.Query()
-		}
-		all, present := v.query[source.Name]
-		if !present {
-			return "", false
-		}
-		return all[0], true
+		return firstInQuery(v.URL.RawQuery, source.Name)
 	case config.KindHeader:
 		if source.Name == "Host" { // net/http keeps it apart
-			return v.r.Host, v.r.Host != ""
+			return v.Host, v.Host != ""
 		}
-		all, present := v.r.Header[source.Name]
+		all, present := v.Header[source.Name]
 		return strings.Join(all, ", "), present
 	case config.KindCookie:
-		cookie, err := v.r.Cookie(source.Name)
+		cookie, err := v.Cookie(source.Name)
 		if err != nil {
 			return "", false
 		}
 		return cookie.Value, true
 	case config.KindPath:
-		path, _ := rawTarget(v.r)
+		path, _ := rawTarget(v.Request)
 		return path, true
 	}
 	return "", false // config lets no other kind in

@@ -74,27 +74,30 @@ func (d *dialer) open(a *attempt, r *http.Request, remoteAddr string, protocols 
 func (d *dialer) dial(a *attempt, r *http.Request, remoteAddr string, protocols []string) (*upstreamConn, *refusal, error) {
 	began := time.Now()
 	deadline := began.Add(d.timeout)
-	var conn net.Conn
+	key := newKey()
+	s := scratches.Get().(*scratch)
+	defer s.free()
+	request := d.request(s, r, remoteAddr, protocols, key)
 	probe, err := d.outages.circuit.enter(began)
+	var conn net.Conn
 	if err == nil {
-		a.pass.leave()
-		conn, err = d.connect(a, deadline)
+		conn, err = d.connect(a, deadline, request)
 		a.pass.enter()
 		d.outages.circuit.leave(time.Now(), probe, err, a.isGone() || isLocal(err))
 	}
 	if err != nil {
 		return nil, nil, classify(a.isGone(), "connect to upstream "+upstreamName(d.url), err)
 	}
-	key := newKey()
-	var answer *answer
-	s := scratches.Get().(*scratch)
-	request := d.request(s, r, remoteAddr, protocols, key)
-	_, err = conn.Write(request) // into an empty buffer: nothing to wait for
-	s.free()
-	if err == nil {
+	direct, _ := conn.(*engine.Conn)
+	if direct != nil {
+		a.pass.yield() // by then there may be an answer
+	} else {
 		a.pass.leave()
-		answer, err = readAnswer(conn, key, protocols)
-		a.pass.enter()
+	}
+	answer, err := readAnswer(conn, s, key, protocols)
+	a.pass.enter()
+	if direct != nil {
+		direct.BeforeWait(nil)
 	}
 	switch here := a.end(); {
 	case err != nil:
@@ -115,21 +118,19 @@ func (d *dialer) dial(a *attempt, r *http.Request, remoteAddr string, protocols 
 	return &upstreamConn{Conn: conn, Early: answer.early, Header: answer.header, Protocol: answer.protocol}, nil, nil
 }
 
-// connect makes a connection, which a has under the deadline.
-func (d *dialer) connect(a *attempt, deadline time.Time) (net.Conn, error) {
+// connect makes a connection, which a has under the deadline, and sends request. It leaves the
+// turnstile to wait.
+func (d *dialer) connect(a *attempt, deadline time.Time, request []byte) (net.Conn, error) {
 	if d.direct.IsValid() && d.netDial == nil {
 		conn, err := engine.Dialing(d.direct)
 		if err != nil {
 			return nil, err
 		}
+		conn.BeforeWait(a.pass.leave)
 		a.begin(conn, deadline)
-		if err := conn.Connect(); err != nil {
-			a.end()
-			_ = conn.Close()
-			return nil, err
-		}
-		return conn, nil
+		return d.begun(a, conn, conn.Connect(request))
 	}
+	a.pass.leave()
 	ctx, cancel := a.context(deadline)
 	defer cancel()
 	network, address := d.url.Dial()
@@ -143,10 +144,22 @@ func (d *dialer) connect(a *attempt, deadline time.Time) (net.Conn, error) {
 	if err == nil && d.tls != nil {
 		conn, err = secured(ctx, conn, d.tls.get())
 	}
-	if err == nil {
-		a.begin(conn, deadline)
+	if err != nil {
+		return nil, err
 	}
-	return conn, err
+	a.begin(conn, deadline)
+	_, err = conn.Write(request)
+	return d.begun(a, conn, err)
+}
+
+// begun is what connect returns once a has the connection.
+func (d *dialer) begun(a *attempt, conn net.Conn, err error) (net.Conn, error) {
+	if err != nil {
+		a.end()
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // A line is what a request says under one name.
@@ -155,11 +168,14 @@ type line struct {
 	values []string
 }
 
-// scratch is memory for the making of one request.
+// scratch is memory for one handshake with an upstream.
 type scratch struct {
 	lines []line
 	own   [8][1]string // values of the proxy's own
 	text  []byte
+
+	in     [answerBufferBytes]byte // for its answer
+	fields fields
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}

@@ -19,6 +19,7 @@ import (
 type Conn struct {
 	local, remote netip.AddrPort
 	userTimeout   time.Duration // that the socket has already
+	beforeWait    func()
 
 	mu      sync.Mutex
 	fd      int             // -1 once closed, taken, or the file's
@@ -27,6 +28,10 @@ type Conn struct {
 	readBy  time.Time       // deadlines from before there is a file
 	writeBy time.Time
 }
+
+// BeforeWait has f called before Connect, Read or Write waits, by the goroutine that will; nil for
+// nobody. It must not be called while one of them is running.
+func (c *Conn) BeforeWait(f func()) { c.beforeWait = f }
 
 // Dialing returns a socket that Connect connects to remote. Deadlines may be set before, and at any time.
 func Dialing(remote netip.AddrPort) (*Conn, error) {
@@ -39,20 +44,33 @@ func Dialing(remote netip.AddrPort) (*Conn, error) {
 	return &Conn{remote: remote, fd: fd}, nil
 }
 
-// Connect makes the connection.
-func (c *Conn) Connect() error {
+// Connect makes the connection, and writes first to it (nothing if empty).
+func (c *Conn) Connect(first []byte) error {
 	to := socketAddrOf(c.remote)
+	sent := 0
 	err := c.try(func() error { return connectFD(c.fd, &to) })
 	if err == unix.EINPROGRESS || err == unix.EINTR {
-		// Asking again tells how it is. A connection to this machine is there already.
-		if err = c.try(func() error { return connectFD(c.fd, &to) }); err == unix.EALREADY {
+		// A connection to this machine is there already, and takes what it is given.
+		err = c.try(func() error {
+			if len(first) == 0 {
+				return connectFD(c.fd, &to)
+			}
+			n, errno := writeFD(c.fd, first)
+			sent = n
+			return failure(errno)
+		})
+		if err == unix.EALREADY || err == unix.EAGAIN {
 			err = c.awaitConnection(&to)
 		}
 	}
-	if err == nil || err == unix.EISCONN {
-		return nil
+	if err != nil && err != unix.EISCONN {
+		return c.failed("dial", "connect", err)
 	}
-	return c.failed("dial", "connect", err)
+	if sent < len(first) {
+		_, err := c.Write(first[sent:])
+		return err
+	}
+	return nil
 }
 
 // try makes a call on the socket while it is not polled.
@@ -69,6 +87,7 @@ func (c *Conn) try(call func() error) error {
 }
 
 func (c *Conn) awaitConnection(to *socketAddr) error {
+	c.waits()
 	c.mu.Lock()
 	err := c.poll()
 	raw := c.raw
@@ -84,6 +103,12 @@ func (c *Conn) awaitConnection(to *socketAddr) error {
 		return err
 	}
 	return result
+}
+
+func (c *Conn) waits() {
+	if c.beforeWait != nil {
+		c.beforeWait()
+	}
 }
 
 // poll gives the socket to the runtime's poller. mu is held.
@@ -148,6 +173,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 	if err != nil {
 		return 0, c.failed("read", "read", err)
 	}
+	c.waits()
 	n, err := file.Read(b)
 	if err != nil && err != io.EOF {
 		err = c.failed("read", "read", err)
@@ -183,6 +209,7 @@ func (c *Conn) Write(b []byte) (int, error) {
 	if err != nil {
 		return done, c.failed("write", "write", err)
 	}
+	c.waits()
 	n, err := file.Write(b[done:])
 	if err != nil {
 		err = c.failed("write", "write", err)

@@ -26,7 +26,7 @@ func connPair(t *testing.T) (dialled, accepted *Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := dialled.Connect(); err != nil {
+	if err := dialled.Connect(nil); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := a.Accept()
@@ -68,6 +68,46 @@ func TestConnReadsAndWrites(t *testing.T) {
 	}
 }
 
+// What a connection begins with arrives whether the socket takes it at once or not, and whoever waits is
+// told before.
+func TestConnectWrites(t *testing.T) {
+	for _, size := range []int{1, 8 << 20} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		received := make(chan int64)
+		go func() {
+			conn, err := l.Accept()
+			if err != nil {
+				received <- -1
+				return
+			}
+			defer conn.Close()
+			n, _ := io.Copy(io.Discard, conn)
+			received <- n
+		}()
+		c, err := Dialing(netip.MustParseAddrPort(l.Addr().String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		waits := 0
+		c.BeforeWait(func() { waits++ })
+		if err := c.Connect(make([]byte, size)); err != nil {
+			t.Error(err)
+		}
+		if large := size > 1; waits == 0 == large {
+			t.Errorf("%d bytes: waited %d times", size, waits)
+		}
+		c.CloseWrite()
+		if n := <-received; n != int64(size) {
+			t.Errorf("%d bytes arrived, want %d", n, size)
+		}
+		c.Close()
+	}
+}
+
 // Deadlines hold whether they are set before anything waits, or in the middle of it.
 func TestConnDeadlines(t *testing.T) {
 	a, _ := connPair(t)
@@ -106,7 +146,7 @@ func TestConnErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	var op *net.OpError
-	if err := c.Connect(); !errors.Is(err, syscall.ECONNREFUSED) || !errors.As(err, &op) || op.Op != "dial" {
+	if err := c.Connect([]byte("hello")); !errors.Is(err, syscall.ECONNREFUSED) || !errors.As(err, &op) || op.Op != "dial" {
 		t.Errorf("connecting to nobody: %v", err)
 	}
 	c.Close()
@@ -159,7 +199,7 @@ func TestConnectEndsAtTheDeadline(t *testing.T) {
 		}
 		defer c.Close()
 		if i == 0 {
-			if err := c.Connect(); err != nil {
+			if err := c.Connect(nil); err != nil {
 				t.Fatal(err)
 			}
 			continue
@@ -169,7 +209,7 @@ func TestConnectEndsAtTheDeadline(t *testing.T) {
 		} else {
 			time.AfterFunc(50*time.Millisecond, func() { c.SetDeadline(time.Unix(1, 0)) })
 		}
-		if err := c.Connect(); !os.IsTimeout(errors.Unwrap(err)) {
+		if err := c.Connect(nil); !os.IsTimeout(errors.Unwrap(err)) {
 			t.Errorf("connecting to a full queue: %v, want a timeout", err)
 		}
 	}

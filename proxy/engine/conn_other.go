@@ -15,7 +15,10 @@ type Conn struct{ net.Conn }
 func Dialing(netip.AddrPort) (*Conn, error) { return nil, errors.ErrUnsupported }
 
 // Connect is never called.
-func (c *Conn) Connect() error { return errors.ErrUnsupported }
+func (c *Conn) Connect([]byte) error { return errors.ErrUnsupported }
+
+// BeforeWait is never called.
+func (c *Conn) BeforeWait(func()) {}
 
 // Accepting returns l.
 func Accepting(l net.Listener, _ Options) net.Listener { return l }

@@ -25,6 +25,7 @@ type loopLeg struct {
 	queued       bool // it is in the loop's queue
 	unread       bool // the socket may have something to read
 	hup          bool // its end is to be read, too: a short read does not mean that it is dry
+	lastRead     bool // only the end is left to be read
 	owed         bool // Write reported a backlog, Writable has not been called since
 	sent         bool // closing: all is written and the sending side shut down
 	reset        bool // close the socket with a reset
@@ -183,6 +184,10 @@ func (l *loopLeg) failWrite(err error) {
 }
 
 func (l *loopLeg) shutWrite() {
+	if l.hup { // what is said after the peer's end is said by closing the socket, which is next
+		l.sent = true
+		return
+	}
 	if err := shutdownFD(int(l.fd), unix.SHUT_WR); err != nil {
 		l.finish(ErrAborted)
 		return
@@ -304,6 +309,10 @@ func (lp *loop) serve(l *loopLeg) {
 			lp.deliver(l, b.b[b.r:b.w])
 			b.free()
 		case doRead, doDiscard:
+			if l.lastRead && l.state == closing {
+				l.end.readErr, l.unread = io.EOF, false
+				continue
+			}
 			if reads++; reads > 1 {
 				lp.enqueue(l)
 				l.mu.Unlock()
@@ -339,6 +348,7 @@ func (lp *loop) read(l *loopLeg) []byte {
 	switch {
 	case n > 0:
 		l.unread = l.hup || n == len(lp.buf)
+		l.lastRead = l.hup && n < len(lp.buf) // but for urgent data, on which recv stops: only who reads on sees it
 		return lp.buf[:n]
 	case errno == unix.EAGAIN:
 	case errno == 0:
