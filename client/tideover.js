@@ -325,7 +325,7 @@ class TideoverSocket extends EventTarget {
         data = data.slice(1);
       }
       // Data before the welcome: a server that agrees to any subprotocol.
-      if (this.#state != 'connected') return this.#drop();
+      if (this.#state != 'connected') return this.#drop(true);
       this.#received++;
       this.#ackBytes += ACK_EACH + (data.byteLength ?? data.length * 3); // at most, as UTF-8
     }
@@ -428,16 +428,16 @@ class TideoverSocket extends EventTarget {
     this.#end(code);
   }
 
-  #drop() {
+  // A machine that is starved is as silent as a server that is no Tideover, so once proves nothing.
+  #drop(foreign = this.#tries) {
     const leg = this.#leg;
     leg.close(ABANDONED);
-    this.#lost(ABNORMAL, '', false, true);
+    this.#lost(ABNORMAL, '', false, true, foreign);
   }
 
-  #lost(code, reason, wasClean, gaveUp) {
+  #lost(code, reason, wasClean, gaveUp, foreign = this.#leg.protocol != V1) {
     const { initialDelay, maxDelay, maxRetries, onSessionLost, plain, strict } = this.#options;
     const up = this.#state == 'connected';
-    const foreign = gaveUp || this.#leg.protocol != V1;
     // By whom, if nobody else has the token? By a handshake of our own that was given up, and came late.
     const superseded = code == SUPERSEDED && !this.#plain;
     const dropped = code == ABNORMAL || code == RESTART || superseded;
@@ -475,7 +475,7 @@ class TideoverSocket extends EventTarget {
       this.#token = '';
     }
     if (!this.#token && foreign && !plain && (this.#plain = !this.#plain)) this.#connect();
-    else if (!this.#token && strict) return this.#end(...end);
+    else if (!this.#token && strict && !gaveUp) return this.#end(...end);
     else if (this.#tries >= maxRetries) return this.#end(ABNORMAL);
     else {
       // The first retry is at once, unless many clients were sent away together or it would be a tight loop.
