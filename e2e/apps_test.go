@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -60,7 +61,7 @@ func mosquitto(t *testing.T) string {
 }
 
 // open starts the app and opens its page.
-func (a app) open(t *testing.T, throughProxy bool) *talk {
+func (a app) open(t *testing.T, throughProxy bool) (*talk, *recorder) {
 	t.Helper()
 	proxytest.Need(t, a.needs...)
 	if _, err := os.Stat("/usr/share/novnc" + a.page); a.name == "novnc" && err != nil {
@@ -75,19 +76,20 @@ func (a app) open(t *testing.T, throughProxy bool) *talk {
 		args = append(args, a.args(t)...)
 	}
 	backend, ready := node(t, args...)
-	server := ready.Addr
+	record := newRecorder(t, ready.Addr)
+	server := record.addr
 	if throughProxy {
-		server = startProxy(t, ready.Addr, quietly(settings{
+		server = startProxy(t, record.addr, quietly(settings{
 			"http.inject_client": true, "heartbeat.interval": "300ms", "heartbeat.max_missed": 2,
 		})).addr
 	}
 	k := &talk{t: t, network: proxytest.NewNetwork(t, server), backend: backend}
-	k.tab, _ = node(t, "browser/tab.mjs", browser, "http://"+k.network.Addr()+a.page)
+	k.tab, _ = node(t, "browser/tab.mjs", browser, "http://"+k.network.Addr()+a.page, "browser/tap.js")
 	if a.setup != "" {
 		evaluate(t, k.tab, "{"+a.setup+"}")
 	}
 	k.waitPage(t, "app.ready() ? '' : 'not ready'")
-	return k
+	return k, record
 }
 
 // waitPage waits until a script in the page returns the empty string.
@@ -114,7 +116,7 @@ func TestApplicationsSurviveDrops(t *testing.T) {
 	for _, a := range apps {
 		t.Run(a.name, func(t *testing.T) {
 			t.Parallel()
-			k := a.open(t, true)
+			k, record := a.open(t, true)
 			loaded, each := k.network.Accepted(), 1
 			if a.pair {
 				each = 2
@@ -122,6 +124,7 @@ func TestApplicationsSurviveDrops(t *testing.T) {
 			for n := 1; n <= drops; n++ {
 				random := rand.New(rand.NewPCG(7, uint64(n)))
 				k.awaitReturns(loaded, each*(n-1))
+				deaden(k, n)
 				k.step(n)
 				dropAll(k, n, random)
 			}
@@ -136,8 +139,33 @@ func TestApplicationsSurviveDrops(t *testing.T) {
 			if trouble := evaluate(t, k.tab, "app.trouble"); trouble != "[]" {
 				t.Errorf("the application noticed: %s", trouble)
 			}
+			// Whatever an application can do without, or takes twice without harm: it was not done to it.
+			var page []account
+			eventually(t, func() error {
+				page = nil
+				if err := json.Unmarshal([]byte(evaluate(t, k.tab, "tap")), &page); err != nil {
+					return err
+				}
+				return record.differ(page)
+			})
+			for _, c := range page {
+				t.Logf("page → server %d messages, server → page %d, each once and in order", len(c.Sent), len(c.Received))
+			}
 			t.Logf("%d drops × %d connections, %d new connections", drops, each, k.network.Accepted()-loaded)
 		})
+	}
+}
+
+// deaden lets nothing get through the connections any more where dropAll's n-th way begins so: what is sent now is
+// lost with them.
+func deaden(k *talk, n int) {
+	for _, w := range k.network.Wires() {
+		switch n % 4 {
+		case 2:
+			w.Silence()
+		case 3:
+			w.Hold(proxytest.BothSides)
+		}
 	}
 }
 
@@ -153,11 +181,9 @@ func dropAll(k *talk, n int, random *rand.Rand) {
 		case 1:
 			w.Fin(proxytest.BothSides)
 		case 2: // a dead link that the proxy finds, or doesn't
-			w.Silence()
 			pause(random, 1200)
 			w.Reset(proxytest.BothSides)
-		case 3: // in the middle of something, at the latest now
-			w.Hold(proxytest.BothSides)
+		case 3:
 			pause(random, 300)
 			w.Reset(proxytest.BothSides)
 		}
@@ -183,7 +209,7 @@ func TestApplicationsNoticeADropWithoutTheProxy(t *testing.T) {
 	for _, a := range apps {
 		t.Run(a.name, func(t *testing.T) {
 			t.Parallel()
-			k := a.open(t, false)
+			k, _ := a.open(t, false)
 			k.step(1)
 			k.waitPage(t, "app.check(1)")
 			if trouble := evaluate(t, k.tab, "app.trouble"); trouble != "[]" {

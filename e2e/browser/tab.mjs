@@ -1,4 +1,5 @@
-// Opens the page at PAGE in a tab of the browser that ../browser.mjs runs at BROWSER: node tab.mjs BROWSER PAGE
+// Opens the page at PAGE in a tab of the browser that ../browser.mjs runs at BROWSER: node tab.mjs BROWSER PAGE [SCRIPT]
+// SCRIPT is the file of one that runs before the page's own.
 // Standard input takes commands as JSON lines, and each is answered with {"ev":"value"}:
 //   {"cmd":"eval","text":SCRIPT}       runs a script in the page; data is its value as JSON
 //   {"cmd":"offline","on":true}        the browser's network is gone, as its developer tools do it
@@ -9,12 +10,13 @@ import {createInterface} from 'node:readline';
 import {chromium} from 'playwright-core';
 
 const emit = (event) => process.stdout.write(JSON.stringify(event) + '\n');
-const [browser, page] = process.argv.slice(2);
+const [browser, page, script] = process.argv.slice(2);
 const context = await (await chromium.connect(browser)).newContext();
 context.setDefaultTimeout(0); // how long to wait is the test's to say
 const tab = await context.newPage();
 tab.on('pageerror', (error) => emit({ev: 'error', data: String(error)}));
 tab.on('console', (message) => emit({ev: 'console', data: message.text()}));
+if (script) await tab.addInitScript({path: script});
 await tab.goto(page);
 const cdp = await context.newCDPSession(tab);
 
