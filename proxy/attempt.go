@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -52,6 +53,29 @@ func (a *attempt) isGone() bool {
 	return a.gone
 }
 
+// enter has the handshake go on with its work. What it waits for is other handshakes' doing and not the
+// upstream's, whose deadline is put off by as much.
+func (a *attempt) enter() {
+	if a.pass.at == nil || a.pass.inside {
+		return
+	}
+	began := time.Now()
+	a.pass.enter()
+	waited := time.Since(began)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.deadline = a.deadline.Add(waited)
+	if a.conn != nil && a.strict && !a.gone {
+		_ = a.conn.SetDeadline(a.deadline)
+	}
+}
+
+// yield lets those handshakes go on that wait already.
+func (a *attempt) yield() {
+	a.pass.leave()
+	a.enter()
+}
+
 // context is done at deadline, and when the client has gone.
 func (a *attempt) context(deadline time.Time) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
@@ -77,13 +101,30 @@ func (a *attempt) begin(conn net.Conn, deadline time.Time) {
 	}
 }
 
-// end takes the connection back, without a deadline; false if the client has gone.
-func (a *attempt) end() bool {
+// end takes the connection back, without a deadline. The error tells that the client has gone, or that the
+// deadline has passed, which a conn that was not asked to does not notice.
+func (a *attempt) end() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.conn != nil && a.strict && !a.gone {
 		_ = a.conn.SetDeadline(time.Time{})
 	}
 	a.conn = nil
-	return !a.gone
+	switch {
+	case a.gone:
+		return context.Canceled
+	case time.Now().After(a.deadline):
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+// keep is what making conn, which a has, led to.
+func (a *attempt) keep(conn net.Conn, err error) (net.Conn, error) {
+	if err != nil {
+		_ = a.end()
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }

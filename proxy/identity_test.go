@@ -182,3 +182,21 @@ func TestOriginAllowed(t *testing.T) {
 		t.Error("a second Origin header slipped through behind an allowed one")
 	}
 }
+
+// What is read of a query without taking all of it apart is what net/url reads.
+func FuzzFirstInQuery(f *testing.F) {
+	for _, query := range []string{"", "a=1", "a=1&a=2", "b=1&a", "a=%zz&a=2", "%61=1", "a;b=1&a=2", "&&a=1&", "a=x+y%20z", "=1", "a==1", "%zz=1&a=2"} {
+		f.Add(query, "a")
+	}
+	f.Fuzz(func(t *testing.T, query, name string) {
+		all, err := url.ParseQuery(query)
+		if err != nil && strings.Count(query, "&") > 1000 {
+			t.Skip("more than net/url takes apart at all")
+		}
+		want, wanted := all[name]
+		got, present := firstInQuery(query, name)
+		if present != wanted || present && got != want[0] {
+			t.Errorf("%q in %q: %q, %t; of net/url %q, %t", name, query, got, present, want, wanted)
+		}
+	})
+}

@@ -30,9 +30,3 @@ func (p *pass) leave() {
 		<-p.at
 	}
 }
-
-// yield lets those pass who wait already.
-func (p *pass) yield() {
-	p.leave()
-	p.enter()
-}

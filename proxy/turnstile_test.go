@@ -1,9 +1,12 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"io"
 	"net"
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -84,5 +87,45 @@ func TestPass(t *testing.T) {
 		var free pass
 		free.enter()
 		free.leave()
+	})
+}
+
+// The time that a handshake spends in line is not its upstream's: that has answered, however long others take.
+func TestTimeInLineIsNotTheUpstreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const timeout = 5 * time.Second
+		d := dialerTo(t, "ws://192.0.2.1:80", timeout)
+		d.netDial = func(context.Context, string, string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			go func() {
+				defer theirs.Close()
+				r, err := http.ReadRequest(bufio.NewReader(theirs))
+				if err != nil {
+					return
+				}
+				io.WriteString(theirs, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "+
+					acceptOf(r.Header.Get("Sec-WebSocket-Key"))+"\r\n\r\n")
+			}()
+			return ours, nil
+		}
+		a := attempt{strict: true, pass: pass{at: make(turnstile, 1)}}
+		a.enter()
+		over := make(chan struct{})
+		go func() { // goes through whenever the handshake waits for something, and takes its time
+			defer close(over)
+			for range 2 {
+				a.pass.at <- struct{}{}
+				time.Sleep(10 * timeout)
+				<-a.pass.at
+			}
+		}()
+		synctest.Wait()
+		conn, err := d.open(&a, handshake(t, "/"), "192.0.2.2:1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Conn.Close()
+		a.pass.leave()
+		<-over
 	})
 }

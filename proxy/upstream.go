@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/textproto"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -82,7 +81,7 @@ func (d *dialer) dial(a *attempt, r *http.Request, remoteAddr string, protocols 
 	var conn net.Conn
 	if err == nil {
 		conn, err = d.connect(a, deadline, request)
-		a.pass.enter()
+		a.enter()
 		d.outages.circuit.leave(time.Now(), probe, err, a.isGone() || isLocal(err))
 	}
 	if err != nil {
@@ -90,21 +89,17 @@ func (d *dialer) dial(a *attempt, r *http.Request, remoteAddr string, protocols 
 	}
 	direct, _ := conn.(*engine.Conn)
 	if direct != nil {
-		a.pass.yield() // by then there may be an answer
+		a.yield() // by then there may be an answer
 	} else {
 		a.pass.leave()
 	}
 	answer, err := readAnswer(conn, s, key, protocols)
-	a.pass.enter()
+	a.enter()
 	if direct != nil {
 		direct.BeforeWait(nil)
 	}
-	switch here := a.end(); {
-	case err != nil:
-	case !here:
-		err = context.Canceled
-	case time.Now().After(deadline):
-		err = os.ErrDeadlineExceeded // not noticed by a conn that was not asked to
+	if over := a.end(); err == nil {
+		err = over
 	}
 	if err != nil {
 		conn.Close()
@@ -128,7 +123,7 @@ func (d *dialer) connect(a *attempt, deadline time.Time, request []byte) (net.Co
 		}
 		conn.BeforeWait(a.pass.leave)
 		a.begin(conn, deadline)
-		return d.begun(a, conn, conn.Connect(request))
+		return a.keep(conn, conn.Connect(request))
 	}
 	a.pass.leave()
 	ctx, cancel := a.context(deadline)
@@ -149,17 +144,7 @@ func (d *dialer) connect(a *attempt, deadline time.Time, request []byte) (net.Co
 	}
 	a.begin(conn, deadline)
 	_, err = conn.Write(request)
-	return d.begun(a, conn, err)
-}
-
-// begun is what connect returns once a has the connection.
-func (d *dialer) begun(a *attempt, conn net.Conn, err error) (net.Conn, error) {
-	if err != nil {
-		a.end()
-		_ = conn.Close()
-		return nil, err
-	}
-	return conn, nil
+	return a.keep(conn, err)
 }
 
 // A line is what a request says under one name.
