@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -198,7 +199,7 @@ func (d *door) shutdown(ctx context.Context) {
 type handed struct {
 	net.Conn
 	unread []byte
-	denial *denial // on the first request; nil if net/http's handler is to serve it
+	denial atomic.Pointer[denial] // on the first request; nil if net/http's handler is to serve it
 }
 
 // A denial is how a handshake is to be answered that got no 101.
@@ -226,14 +227,13 @@ func (c *handed) CloseWrite() error {
 	return nil
 }
 
-// takeDenial is called once for each request on c, by the goroutine that serves c.
+// takeDenial gives the denial to the first who asks: the handler, or one of those who close c, which net/http
+// does from several goroutines when it stops.
 func (c *handed) takeDenial() *denial {
 	if c == nil {
 		return nil
 	}
-	v := c.denial
-	c.denial = nil
-	return v
+	return c.denial.Swap(nil)
 }
 
 // Close is also what happens to a connection whose denial nobody has taken.

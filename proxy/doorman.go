@@ -136,7 +136,9 @@ func (m *doorman) take() (net.Conn, []byte, error) {
 // hand gives the client, and what it has said, to net/http.
 func (m *doorman) hand(no *denial) {
 	m.stopWaiting()
-	m.give(&handed{Conn: m.conn, unread: slices.Concat(m.buf[:m.n], m.extra), denial: no})
+	c := &handed{Conn: m.conn, unread: slices.Concat(m.buf[:m.n], m.extra)}
+	c.denial.Store(no)
+	m.give(c)
 }
 
 func (m *doorman) give(conn net.Conn) {

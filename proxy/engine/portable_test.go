@@ -80,8 +80,14 @@ func socketPair(t testing.TB, network, addr string) (ours, peer net.Conn) {
 	if peer, err = net.Dial(network, ln.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
-	if ours, err = ln.Accept(); err != nil {
-		t.Fatal(err)
+	for { // who dials a port that was somebody else's a moment ago may come here
+		if ours, err = ln.Accept(); err != nil {
+			t.Fatal(err)
+		}
+		if network != "tcp" || ours.RemoteAddr().String() == peer.LocalAddr().String() {
+			break
+		}
+		ours.Close()
 	}
 	for _, c := range []net.Conn{ours, peer} { // small, so that backlogs come early
 		s := c.(interface {
