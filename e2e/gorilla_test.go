@@ -44,19 +44,20 @@ func TestGorillaChat(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name, kind string
+		extra      settings
 		happen     func(*scene)
 		back       func(*scene)
 	}{
-		{"end of file/ws", "ws", fin, nothing},
-		{"reset/rws", "rws", reset, nothing},
-		{"reset/chromium", "chromium", reset, nothing},
-		{"silence/chromium", "chromium", silence, abandon},
+		{"end of file/ws", "ws", nil, fin, nothing},
+		{"reset/rws", "rws", nil, reset, nothing},
+		{"reset/chromium", "chromium", nil, reset, nothing},
+		{"silence/chromium", "chromium", quickHeartbeat, silence, abandon},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			needNode(t)
 			s := &scene{t: t, kind: c.kind, path: "/ws"}
-			s.proxy = startProxy(t, startGorilla(t), quickHeartbeat)
+			s.proxy = startProxy(t, startGorilla(t), c.extra)
 			s.enter(s.proxy.addr)
 			s.beginConversation()
 			s.network.SetDown(true)
