@@ -23,10 +23,12 @@ const (
 type loop struct {
 	e      *loops
 	epfd   int
-	wakefd int // an eventfd
 	load   atomic.Int32
 	done   chan struct{} // closed when the loop has ended
 	asleep atomic.Bool   // it is about to wait, or waits: whoever has work for it wakes it
+
+	wakeMu sync.Mutex
+	wakefd int // an eventfd; -1 once it is closed, for its number may be somebody else's by then
 
 	// The loop's own.
 	buf    []byte // what every leg is read into
@@ -73,9 +75,12 @@ func newLoop(e *loops) (_ *loop, err error) {
 
 // shut closes what newLoop opened.
 func (lp *loop) shut() {
+	lp.wakeMu.Lock()
 	if lp.wakefd >= 0 {
 		_ = closeFD(lp.wakefd)
+		lp.wakefd = -1
 	}
+	lp.wakeMu.Unlock()
 	if lp.epfd >= 0 {
 		_ = closeFD(lp.epfd)
 	}
@@ -218,7 +223,11 @@ func (lp *loop) enqueue(l *loopLeg) {
 func (lp *loop) wake() {
 	if lp.asleep.Load() && lp.asleep.CompareAndSwap(true, false) {
 		var one = [8]byte{1}
-		_, _ = unix.Write(lp.wakefd, one[:])
+		lp.wakeMu.Lock()
+		if lp.wakefd >= 0 {
+			_, _ = unix.Write(lp.wakefd, one[:])
+		}
+		lp.wakeMu.Unlock()
 	}
 }
 
