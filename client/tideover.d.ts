@@ -8,7 +8,10 @@ export interface TideoverOptions {
   initialDelay?: number;
   /** The longest wait before any retry, in ms. The wait is drawn between 0 and the longest. Default 60000. */
   maxDelay?: number;
-  /** How many retries in a row may fail before the socket gives up; Infinity is allowed. Default 10. */
+  /**
+   * How many retries in a row may fail before the socket gives up; Infinity is allowed. Default 10. A connection fails
+   * too if it breaks within `initialDelay` of its welcome and has brought no message.
+   */
   maxRetries?: number;
   /**
    * How many bytes may wait while the connection is away, in messages that are not acknowledged. `send` throws a

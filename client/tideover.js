@@ -97,6 +97,7 @@ class TideoverSocket extends EventTarget {
   #plain; // take the server for something else than Tideover
   #since = 0; // when the leg was welcomed, ms; 0: none ever was
   #tries = 0;
+  #mark = 0; // #received as the last leg left it
   #timer; // handshake deadline, heartbeat or retry: only ever one of them
   #heard;
   #missed;
@@ -469,7 +470,10 @@ class TideoverSocket extends EventTarget {
     if (gone || full ? onSessionLost != 'continue' || why?.[0] == SUPERSEDED : !dropped && !(this.#plain && code == 1001)) {
       return this.#end(...(why || end));
     }
-    if (up && !full && !superseded) this.#tries = 0;
+    const brief = up && Date.now() - this.#since < initialDelay;
+    // A leg that ends on the very message it resumes with, as one that is no UTF-8, must not come back for ever.
+    if (up && !full && !superseded && (!brief || this.#plain || this.#received != this.#mark)) this.#tries = 0;
+    this.#mark = this.#received;
     if (gone) {
       if (this.#token) this.#tries = 0;
       this.#token = '';
@@ -479,7 +483,7 @@ class TideoverSocket extends EventTarget {
     else if (this.#tries >= maxRetries) return this.#end(ABNORMAL);
     else {
       // The first retry is at once, unless many clients were sent away together or it would be a tight loop.
-      const spread = code == RESTART || superseded || full || (up && Date.now() - this.#since < initialDelay);
+      const spread = code == RESTART || superseded || full || brief;
       const n = this.#tries++;
       const most = n || spread ? Math.min(maxDelay, initialDelay * 2 ** (n - 1)) : 0;
       this.#later(() => this.#connect(), Math.random() * most);

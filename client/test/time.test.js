@@ -82,10 +82,36 @@ test('a resume that succeeds starts the table anew', () => {
 test('a leg lost right after its welcome is not retried in a tight loop', () => {
   const { WebSocket } = open();
   WebSocket.last.welcome();
+  WebSocket.last.receive('news');
   for (let i = 2; i < 50; i++) {
     assert.deepEqual(waits(WebSocket, 1), [500]);
     WebSocket.last.welcome({ token: `T${i}`, resumed: true });
+    WebSocket.last.receive('news');
   }
+});
+
+test('legs that end at once with nothing received are given up, any message begins the table anew', () => {
+  const { WebSocket, seen } = session();
+  let tokens = 1;
+  const brief = (message) => {
+    WebSocket.last.welcome({ token: `T${++tokens}`, resumed: true });
+    if (message) WebSocket.last.receive(message);
+  };
+  WebSocket.last.lose();
+  for (const most of [1000, 2000, 4000]) {
+    tick();
+    brief();
+    assert.deepEqual(waits(WebSocket, 1), [most]);
+  }
+  brief('news');
+  assert.deepEqual(waits(WebSocket, 1), [500]);
+  for (const most of [1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000, 60000]) {
+    brief();
+    assert.deepEqual(waits(WebSocket, 1), [most]);
+  }
+  brief();
+  assert.deepEqual(waits(WebSocket, 1), []);
+  assert.deepEqual(seen, ['open', 'news', 'error', ['close', 1006, '', false]]);
 });
 
 test('the first connection is retried too, in pairs', () => {
