@@ -281,9 +281,11 @@ func (k *talk) cutAll(way string, seed uint64, count, total int) (done map[strin
 func (k *talk) live(random *rand.Rand) *proxytest.Wire {
 	k.t.Helper()
 	early, moment := random.IntN(4) == 0, random.IntN(250)
+	// Who has said all into the last connection, while it died, has nothing to say in this one.
+	silent := time.Now().Add(5 * time.Second)
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		w := k.network.Last()
-		if w == nil || w == k.cut || w.Ended() || !early && w.Moved(proxytest.ClientSide) < 600 {
+		if w == nil || w == k.cut || w.Ended() || !early && w.Moved(proxytest.ClientSide) < 600 && time.Now().Before(silent) {
 			continue
 		}
 		time.Sleep(time.Duration(moment) * time.Millisecond)
