@@ -56,6 +56,7 @@ func (x *toxiproxy) do(method, path string, body any) (answer map[string]any) {
 	if err != nil {
 		x.t.Fatal(err)
 	}
+	request.Close = true // toxiproxy ends connections that were idle for 10 s, just when one is used again
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		x.t.Fatal(err)
