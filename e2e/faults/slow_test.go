@@ -232,7 +232,8 @@ func TestFloodWhileAway(t *testing.T) {
 		for f.sent.Load() < count { // the test's own deadline bounds this
 			time.Sleep(20 * time.Millisecond)
 		}
-		p.waitMetric(t, "tideover_overflow_dropped_messages_total", atLeast(count*9/10))
+		// All but a window full: what was sent last may still be on its way.
+		p.waitMetric(t, "tideover_overflow_dropped_messages_total", atLeast(count-mib/size))
 		w := mustDial(t, p.addr, keyed(1))
 		first, err := w.message()
 		if err != nil {
