@@ -3,7 +3,9 @@ package faults
 import (
 	"fmt"
 	"math/rand"
+	"strconv"
 	"strings"
+	"sync"
 )
 
 // frameCases are all the ways in which a client can put frames together, right and wrong.
@@ -20,14 +22,17 @@ func one(name, send string, messages ...string) frameCase {
 	return frameCase{name: name, send: send, messages: messages}
 }
 
-// filler is n bytes of text that is no repetition of a short piece.
-func filler(n int) string {
-	var b strings.Builder
-	for i := 0; b.Len() < n; i++ {
-		fmt.Fprintf(&b, "%d,", i)
+// filler is n bytes of text, 2 MiB at most, that is no repetition of a short piece. It is made once: a crowd that
+// makes its own is slower than what it is to test.
+func filler(n int) string { return numbers()[:n] }
+
+var numbers = sync.OnceValue(func() string {
+	var b []byte
+	for i := int64(0); len(b) < 2<<20; i++ {
+		b = append(strconv.AppendInt(b, i, 10), ',')
 	}
-	return b.String()[:n]
-}
+	return string(b)
+})
 
 // Payload lengths and their encodings (5.2), masks (5.3).
 func lengthCases() (all []frameCase) {

@@ -213,10 +213,12 @@ func TestSlowHandshakes(t *testing.T) {
 	mustDial(t, p.addr, keyed(2000)).mustEcho(t, "served")
 }
 
-// A dead upstream costs a line in the log, each client one prompt answer, and hardly any dials, however many come.
+// A dead upstream costs a line a minute in the log, each client one prompt answer, and hardly any dials, however many
+// come.
 func TestDialStorm(t *testing.T) {
 	t.Parallel()
 	dead := freeAddr(t)
+	began := time.Now()
 	p := startProxy(t, dead)
 	var storm sync.WaitGroup
 	for i := range 50 {
@@ -229,13 +231,15 @@ func TestDialStorm(t *testing.T) {
 		})
 	}
 	storm.Wait()
-	if n := p.warnings("upstream"); n != 1 {
-		t.Errorf("2000 failing handshakes made %d warnings, want 1:\n%s", n, p.log.String())
+	// A slow machine only gets more of what is due each minute and each second.
+	took := time.Since(began)
+	if n, most := p.warnings("upstream"), 1+int(took/time.Minute); n < 1 || n > most {
+		t.Errorf("2000 failing handshakes made %d warnings in %v, want 1 to %d:\n%s", n, took, most, p.log.String())
 	}
 	all := p.mustMetrics(t)
 	dials, spared := all[`tideover_upstream_dial_failures_total{kind="unreachable"}`], all[`tideover_handshakes_refused_total{reason="circuit_open"}`]
-	if dials+spared != 2000 || dials > 200 {
-		t.Errorf("2000 handshakes made %v dials, and %v were spared", dials, spared)
+	if most := 100 + took.Seconds(); dials+spared != 2000 || dials > most {
+		t.Errorf("2000 handshakes made %v dials in %v, want %v at most, and %v were spared", dials, took, most, spared)
 	}
 	t.Logf("2000 handshakes made %v dials", dials)
 	ln, err := net.Listen("tcp", dead)
