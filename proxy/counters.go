@@ -43,35 +43,60 @@ func dialFailure(err error) int {
 	return 0
 }
 
-// counters sum up what happened. Sessions count for themselves, so that no message touches
-// anything shared; harvest takes over what is new when somebody asks, and at the end.
+// counters sum up what happened. Sessions count for themselves, so that no message touches anything shared. Who
+// asks adds up what those have that live, and what those had that are over: each once, though sessions end
+// meanwhile, for a sum must never be less than it was the last time.
 type counters struct {
 	refused    [refusedKinds]atomic.Uint64
 	opened     [3]atomic.Uint64 // by session.Mode
 	dialFailed [len(dialFailures)]atomic.Uint64
 
-	mu    sync.Mutex
-	total session.Stats // harvested
+	summing sync.Mutex // held while somebody adds up
+
+	mu    sync.Mutex // a leaf
+	over  session.Totals
 	lefts [session.Reasons]uint64
+	sum   *session.Totals // nil while nobody adds up
+	round uint8           // of adding up, the present one or the latest; relays that are in the sum are marked with it
 }
 
-// harvest adds what a session has counted since it was harvested last. Its relay is locked.
-func (c *counters) harvest(r *relay) {
-	news := r.core.Stats
-	if r.harvested == nil {
-		r.harvested = new(session.Stats)
+// totals adds up what all sessions have counted. all lists them; each is called with every one that lives, locked.
+func (c *counters) totals(all func() []*relay, each func(*relay)) (session.Totals, [session.Reasons]uint64) {
+	c.summing.Lock()
+	defer c.summing.Unlock()
+	c.mu.Lock()
+	sum := c.over
+	c.sum, c.round = &sum, max(1, c.round+1) // new sessions are marked with 0
+	c.mu.Unlock()
+	for _, r := range all() {
+		r.mu.Lock()
+		if !r.retired() {
+			c.mu.Lock()
+			c.add(r)
+			c.mu.Unlock()
+			each(r)
+		}
+		r.mu.Unlock()
 	}
-	news.Sub(r.harvested)
-	*r.harvested = r.core.Stats
 	c.mu.Lock()
-	c.total.Add(&news)
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	c.sum = nil
+	return sum, c.lefts
 }
 
-// retire takes what a session has counted for the last time. Its relay is locked.
+// add adds r to the present sum, unless it is in it. mu and r are locked.
+func (c *counters) add(r *relay) {
+	if c.sum != nil && r.summed != c.round {
+		r.summed = c.round
+		c.sum.Add(&r.core.Stats)
+	}
+}
+
+// retire takes what a session has counted. Its relay is locked, and will count no more.
 func (c *counters) retire(r *relay) {
-	c.harvest(r)
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.add(r) // the present sum has not come to it, and it is about to leave the list
+	c.over.Add(&r.core.Stats)
 	c.lefts[r.core.Reason()]++
-	c.mu.Unlock()
 }

@@ -52,8 +52,8 @@ func (r *relay) snapshot() (admin.Session, bool) {
 	s := admin.Session{
 		ID: r.id.String(), Key: r.key, State: state.String(), Since: wall.Add(-lasted),
 		Upstream: upstreamName(r.set.cfg.Upstream.URL), Remote: r.remote,
-		MessagesUp: stats.Up, MessagesDown: stats.Down, Replayed: stats.Replayed,
-		DuplicatesDropped: stats.Duplicates, Resumes: stats.Resumes,
+		MessagesUp: stats.Up, MessagesDown: stats.Down, Replayed: uint64(stats.Replayed),
+		DuplicatesDropped: uint64(stats.Duplicates), Resumes: uint64(stats.Resumes),
 	}
 	s.WindowMessages, s.WindowBytes = r.core.Window()
 	if state == session.StateAway {
@@ -88,23 +88,17 @@ func (p *Proxy) Stats() admin.Stats {
 		s.HandshakesRefused[why.String()] = c.refused[why].Load()
 	}
 
-	for _, r := range p.sessions.all() {
-		r.mu.Lock()
-		c.harvest(r)
+	sum, lefts := c.totals(p.sessions.all, func(r *relay) {
 		switch r.core.State() {
 		case session.StateAttached:
 			s.SessionsAttached++
 		case session.StateAway:
 			s.SessionsAway++
 		}
-		r.mu.Unlock()
-	}
-	c.mu.Lock()
-	sum := c.total
+	})
 	for reason := session.NotEnded + 1; reason < session.Reasons; reason++ {
-		s.SessionsLeft[reason.String()] = c.lefts[reason]
+		s.SessionsLeft[reason.String()] = lefts[reason]
 	}
-	c.mu.Unlock()
 
 	s.MessagesUp, s.BytesUp, s.MessagesDown, s.BytesDown = sum.Up, sum.UpBytes, sum.Down, sum.DownBytes
 	s.DuplicatesDropped, s.Replayed, s.OverflowDropped, s.Gaps = sum.Duplicates, sum.Replayed, sum.Dropped, sum.Gaps

@@ -23,22 +23,21 @@ type relay struct {
 	p        *Proxy
 	set      *settings
 	id       sessionID // public, names the session in the API, the logs and tokens
+	summed   uint8     // of counters.totals; it stands here because there is room
 	key      string    // the value of session.key; empty for sessions that are found by token only
 	bind     bindDigest
 	protocol string // the application's subprotocol, as the upstream chose it
 	who      presence.Identity
 
-	mu        sync.Mutex
-	core      session.Session
-	group     engine.Group
-	upstream  engine.Leg // nil once it is the engine's to close
-	client    clientRef
-	remote    string  // address of the latest client
-	tokens    *tokens // Counted sessions have some
-	timerAt   session.Time
-	held      int64          // what p.buffered counts for this session
-	harvested *session.Stats // what the counters have of this session
-	retired   bool
+	mu       sync.Mutex
+	core     session.Session
+	group    engine.Group // nil once the session is retired
+	upstream engine.Leg   // nil once it is the engine's to close
+	client   clientRef
+	remote   string  // address of the latest client
+	tokens   *tokens // Counted sessions have some
+	timerAt  session.Time
+	held     int64 // what p.buffered counts for this session
 }
 
 // clientRef is a client leg by both its names.
@@ -375,13 +374,15 @@ const minTimer = time.Millisecond
 
 // retire is the last thing that happens to a relay: nothing will come of it again.
 func (r *relay) retire() {
-	if r.retired {
+	if r.retired() {
 		return
 	}
-	r.retired = true
 	r.group.Stop()
+	r.group = nil
 	r.p.retired(r)
 }
+
+func (r *relay) retired() bool { return r.group == nil }
 
 // emit tells an event to the upstream, as configured, and to the log.
 func (r *relay) emit(t *turn, event session.Event) {

@@ -225,7 +225,9 @@ func (s *Session) message(now Time, msg []byte, held bool, from, to int, run *ru
 	s.received++
 	s.Stats.Up++
 	s.Stats.UpBytes += uint64(len(msg))
-	s.client.unacked += len(msg)
+	if k := s.client.counted; k != nil {
+		k.unacked += len(msg)
+	}
 
 	var id dedup.ID
 	found := false
@@ -275,7 +277,7 @@ func (s *Session) control(now Time, msg []byte, fx *Effects) bool {
 	case kind == resume.Ack:
 		s.receipt(n)
 	case kind == resume.Ping:
-		s.client.pongDue = true
+		s.client.counted.pongDue = true
 	}
 	return s.client.id != 0
 }

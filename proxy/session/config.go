@@ -131,41 +131,44 @@ func (l Loss) String() string {
 	return [...]string{"broken", "unheard", "violation", "closed"}[l]
 }
 
-// Stats counts what a session did. Messages are data messages, bytes are frame bytes.
+// Stats counts what a session did. Messages are data messages, bytes are frame bytes. What happens now and
+// then has small counters.
 type Stats struct {
 	Up, UpBytes     uint64 // messages and bytes from the client
 	Down, DownBytes uint64 // from the upstream
-	Duplicates      uint64 // client messages dropped as duplicates
-	Replayed        uint64 // messages that a resume handed over again or for the first time
-	Dropped         uint64 // downstream messages lost to OverflowDropOldest
-	Gaps            uint64 // resumes that could not be whole
 	Receipts        uint64 // downstream messages known to be received
-	Missed          uint64 // heartbeats without an answer, both legs
-	Resumes         uint64
-	Supersedes      uint64
-	Losses          [4]uint64 // client legs, by Loss
+	Dropped         uint64 // downstream messages lost to OverflowDropOldest
+	Duplicates      uint32 // client messages dropped as duplicates
+	Replayed        uint32 // messages that a resume handed over again or for the first time
+	Gaps            uint32 // resumes that could not be whole
+	Missed          uint32 // heartbeats without an answer, both legs
+	Resumes         uint32
+	Supersedes      uint32
+	Losses          [4]uint32 // client legs, by Loss
 }
 
-// Add adds what o counted.
-func (s *Stats) Add(o *Stats) { s.each(o, func(a *uint64, b uint64) { *a += b }) }
+// Totals are the sums of the Stats of many sessions.
+type Totals struct {
+	Up, UpBytes, Down, DownBytes, Receipts, Dropped, Duplicates, Replayed, Gaps, Missed, Resumes, Supersedes uint64
 
-// Sub takes away what o counted.
-func (s *Stats) Sub(o *Stats) { s.each(o, func(a *uint64, b uint64) { *a -= b }) }
+	Losses [4]uint64
+}
 
-func (s *Stats) each(o *Stats, f func(a *uint64, b uint64)) {
-	f(&s.Up, o.Up)
-	f(&s.UpBytes, o.UpBytes)
-	f(&s.Down, o.Down)
-	f(&s.DownBytes, o.DownBytes)
-	f(&s.Duplicates, o.Duplicates)
-	f(&s.Replayed, o.Replayed)
-	f(&s.Dropped, o.Dropped)
-	f(&s.Gaps, o.Gaps)
-	f(&s.Receipts, o.Receipts)
-	f(&s.Missed, o.Missed)
-	f(&s.Resumes, o.Resumes)
-	f(&s.Supersedes, o.Supersedes)
-	for i := range o.Losses {
-		f(&s.Losses[i], o.Losses[i])
+// Add adds what one session has counted.
+func (t *Totals) Add(s *Stats) {
+	t.Up += s.Up
+	t.UpBytes += s.UpBytes
+	t.Down += s.Down
+	t.DownBytes += s.DownBytes
+	t.Receipts += s.Receipts
+	t.Dropped += s.Dropped
+	t.Duplicates += uint64(s.Duplicates)
+	t.Replayed += uint64(s.Replayed)
+	t.Gaps += uint64(s.Gaps)
+	t.Missed += uint64(s.Missed)
+	t.Resumes += uint64(s.Resumes)
+	t.Supersedes += uint64(s.Supersedes)
+	for i := range t.Losses {
+		t.Losses[i] += uint64(s.Losses[i])
 	}
 }

@@ -60,8 +60,8 @@ func (s *Session) serve(now Time, fx *Effects) {
 	if c.id == 0 {
 		return
 	}
-	if s.received > c.acked && c.ackAt == 0 && !c.ackDue && s.mode == Counted {
-		c.ackAt = now.add(ackInterval)
+	if k := c.counted; k != nil && s.received > k.acked && k.ackAt == 0 && !k.ackDue {
+		k.ackAt = now.add(ackInterval)
 	}
 	if !c.blocked && !c.closing {
 		if s.mode == Counted {
@@ -98,30 +98,30 @@ func (s *Session) serve(now Time, fx *Effects) {
 // sendControls sends the control messages that are due, if the client is between two
 // messages.
 func (s *Session) sendControls(fx *Effects) {
-	c := &s.client
+	c, k := &s.client, s.client.counted
 	if !s.win.atMessage() {
 		return
 	}
-	fx.sendBox(c.id, &c.welcome)
+	fx.sendBox(c.id, &k.welcome)
 	text := func(build func([]byte) []byte) {
 		var b [64]byte
 		p := build(b[:0])
 		fx.sendNew(c.id, func(dst []byte) []byte { return frame.Append(dst, frame.Text, p, nil) })
 		c.beat.sent += uint64(len(p) + 2)
 	}
-	if c.gap != 0 {
-		n := c.gap
-		c.gap = 0
+	if k.gap != 0 {
+		n := k.gap
+		k.gap = 0
 		s.win.high = max(s.win.high, n)
 		s.Stats.Gaps++
 		text(func(dst []byte) []byte { return resume.AppendGap(dst, n, n) })
 	}
-	if c.pongDue {
-		c.pongDue = false
+	if k.pongDue {
+		k.pongDue = false
 		text(resume.AppendPong)
 	}
-	if s.received > c.acked && (c.ackDue || c.unacked >= ackBytes) {
-		c.acked, c.unacked, c.ackAt, c.ackDue = s.received, 0, 0, false
+	if s.received > k.acked && (k.ackDue || k.unacked >= ackBytes) {
+		k.acked, k.unacked, k.ackAt, k.ackDue = s.received, 0, 0, false
 		text(func(dst []byte) []byte { return resume.AppendAck(dst, s.received) })
 	}
 }
@@ -130,7 +130,7 @@ func (s *Session) sendControls(fx *Effects) {
 // lost, or send into another session, what was accepted.
 func (s *Session) lastAck(fx *Effects) {
 	if s.mode == Counted && !s.client.blocked {
-		s.client.ackDue = true
+		s.client.counted.ackDue = true
 		s.sendControls(fx)
 	}
 }
@@ -140,8 +140,8 @@ const ackInterval = 250 * time.Millisecond
 
 // welcome prepares the first message to a tideover.v1 client.
 func (s *Session) welcome(a Attachment, resumed bool) {
-	c := &s.client
-	c.acked = s.received
+	k := s.client.counted
+	k.acked = s.received
 	p := resume.AppendWelcome(nil, resume.Welcome{
 		Session: a.Session, Token: a.Token, Resumed: resumed,
 		Received: s.received, Protocol: a.Protocol, GraceMS: s.cfg.Grace.Milliseconds(),
@@ -153,7 +153,7 @@ func (s *Session) welcome(a Attachment, resumed bool) {
 		s.win.high = max(s.win.high, s.win.base) // the client counts what it is told to be lost
 		s.Stats.Gaps++
 	}
-	c.welcome.set(hello)
+	k.welcome.set(hello)
 }
 
 // receipt takes the proof that the client has the first n messages.

@@ -90,22 +90,26 @@ type clientLeg struct {
 	receiptAt Time // when a receipt is to be asked for
 	closeAt   Time // when to stop waiting for receipts or for the client's Close
 
-	// Counted:
-	ackAt   Time   // when what was received is to be acknowledged
-	acked   uint64 // what has been acknowledged
-	unacked int    // bytes received since then
-	gap     uint64 // a message that was lost and is to be told
-	welcome box    // goes first; with news of a gap behind it
+	counted *countedLeg // Counted: what other sessions need no room for
 
 	id      Leg
 	blocked bool // the engine has a backlog
 	paused  bool // it is not being read
 	closing bool // a Close was sent: nothing more is
 	pingDue bool
-	ackDue  bool // Counted
-	pongDue bool // Counted: a ping message is to be answered
 	moved   bool // a receipt has come since the last heartbeat
 	stuck   bool // the window was full at the last heartbeat
+}
+
+// countedLeg is the part of a client leg that is about messages of tideover.v1.
+type countedLeg struct {
+	ackAt   Time   // when what was received is to be acknowledged
+	acked   uint64 // what has been acknowledged
+	unacked int    // bytes received since then
+	gap     uint64 // a message that was lost and is to be told
+	welcome box    // goes first; with news of a gap behind it
+	ackDue  bool
+	pongDue bool // a ping message is to be answered
 }
 
 // upstreamLeg is the upstream leg.
@@ -191,6 +195,7 @@ func (s *Session) Attach(now Time, a Attachment, fx *Effects) (Leg, error) {
 	s.graceAt, s.awayAt = 0, 0
 
 	if s.mode == Counted {
+		s.client.counted = new(countedLeg)
 		s.receipt(a.Received)
 		s.welcome(a, old != StateFresh)
 	}
@@ -206,7 +211,7 @@ func (s *Session) Attach(now Time, a Attachment, fx *Effects) (Leg, error) {
 		if old == StateAway {
 			s.Stats.Resumes++
 		}
-		s.Stats.Replayed += s.win.complete - s.win.base
+		s.Stats.Replayed += uint32(s.win.complete - s.win.base)
 		if s.awayTold {
 			s.awayTold = false
 			fx.emit(Reconnected)

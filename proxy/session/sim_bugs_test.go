@@ -70,7 +70,11 @@ var plantedBugs = []struct {
 				}
 			}
 		}},
-		"nothing is acknowledged":     {after: func(s *sim) { s.shell.core.client.ackAt = 0 }},
+		"nothing is acknowledged": {after: func(s *sim) {
+			if k := s.shell.core.client.counted; k != nil {
+				k.ackAt = 0
+			}
+		}},
 		"a resume may claim anything": {after: func(s *sim) { s.shell.core.win.high = 1 << 40 }},
 		"an escape is forgotten":      {after: func(s *sim) { s.shell.core.up.rx.fresh = false }},
 	}},
@@ -167,7 +171,7 @@ var plantedBugs = []struct {
 		"long messages are taken":         {start: func(s *sim) { s.cfg.MaxMessageBytes *= 4 }},
 		"memory is not accounted": {after: func(s *sim) {
 			if s.shell.core.client.id != 0 {
-				s.shell.core.client.welcome.set(make([]byte, 0, 64<<10))
+				s.shell.core.client.replies.set(make([]byte, 0, 64<<10))
 			}
 		}},
 		"buffers stay with a session that is over": {after: func(s *sim) {

@@ -161,7 +161,7 @@ func (h *simShell) check() {
 	if c.win.base > 0 && c.state != StateLeft && c.Stats.Dropped == 0 && s.mode != Relay && uint64(s.user.count()) < c.win.base {
 		s.fail("%d messages count as received, the client has %d", c.win.base, s.user.count())
 	}
-	if n := &c.Stats; s.mode != Relay && (n.Up != h.received || n.Duplicates != h.duplicates) || n.Resumes != h.resumes || n.Supersedes != h.supersedes {
+	if n := &c.Stats; s.mode != Relay && (n.Up != h.received || uint64(n.Duplicates) != h.duplicates) || uint64(n.Resumes) != h.resumes || uint64(n.Supersedes) != h.supersedes {
 		s.fail("counted: %+v", *n)
 	}
 	if s.steps%8 == 0 {

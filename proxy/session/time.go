@@ -11,8 +11,8 @@ type beat struct {
 	at       Time   // the next heartbeat
 	sent     uint64 // bytes of control frames since acked was looked at
 	acked    uint64 // what the peer's TCP had acknowledged at the first miss
-	missed   int32  // in a row, since the last sign of life
-	silent   int32  // in a row, since the last byte came
+	missed   uint16 // in a row, since the last sign of life
+	silent   uint16 // in a row, since the last byte came; max_missed is far below what fits
 	heard    bool   // anything came since the last one
 	awaiting bool   // since the last one, a sign of life is owed: a pong, or the rest of a frame
 	known    bool   // acked is: the system can tell
@@ -108,7 +108,9 @@ func (s *Session) Next() Time {
 	if c := &s.client; c.id != 0 {
 		soonest(c.closeAt)
 		soonest(c.receiptAt)
-		soonest(c.ackAt)
+		if c.counted != nil {
+			soonest(c.counted.ackAt)
+		}
 		if !c.closing {
 			soonest(c.beat.at)
 		}
@@ -142,8 +144,8 @@ func (s *Session) Advance(now Time, fx *Effects) {
 	}
 	if c := &s.client; c.id != 0 {
 		s.advanceClient(now, fx)
-		if due(c.ackAt) {
-			c.ackAt, c.ackDue = 0, true
+		if k := c.counted; k != nil && due(k.ackAt) {
+			k.ackAt, k.ackDue = 0, true
 		}
 	}
 	s.finish(now, fx)

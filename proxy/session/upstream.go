@@ -121,7 +121,7 @@ func (s *Session) arrived() {
 		s.Stats.Dropped++
 		s.win.skip()
 		if s.mode == Counted && s.client.id != 0 { // it came back meanwhile
-			s.client.gap = s.win.base
+			s.client.counted.gap = s.win.base
 		}
 	default:
 		s.Stats.Down++

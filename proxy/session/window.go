@@ -16,8 +16,6 @@ type window struct {
 	base     uint64 // messages that have left: received, or given up as a gap
 	complete uint64 // messages that have arrived whole
 
-	lent bool // effects that are not executed yet refer to buf: it must neither change nor be reused
-
 	// What the current leg has been handed.
 	sent     int    // live bytes
 	sentMsgs uint64 // whole messages, counted as base and complete are
@@ -25,6 +23,8 @@ type window struct {
 	txRemain int64  // bytes of the frame under way that are still to be handed
 	txFin    bool   // that frame ends its message
 	txOpen   bool   // between the frames of a fragmented message, or inside one
+
+	lent bool // effects that are not executed yet refer to buf: it must neither change nor be reused
 }
 
 func (w *window) len() int         { return len(w.buf) - w.head }
