@@ -110,11 +110,23 @@ func (e *loops) Close() {
 	}
 }
 
-// A loopGroup is the legs and the timer of one owner on one loop.
+// A loopGroup is the timer and the legs of one owner on one loop. The first two legs, most have no more, are
+// part of it: small objects of their own would lie scattered among what handshakes leave behind, and keep
+// twice their memory from being given back.
 type loopGroup struct {
 	lp    *loop
 	h     Handler
 	timer timer
+	first [2]loopLeg // taken once g is set, and never again: owners tell legs by their identity
+}
+
+func (g *loopGroup) newLeg() *loopLeg {
+	for i := range g.first {
+		if l := &g.first[i]; l.g == nil {
+			return l
+		}
+	}
+	return new(loopLeg)
 }
 
 func (g *loopGroup) Add(conn net.Conn, early []byte) Leg {
@@ -147,7 +159,8 @@ func (lp *loop) add(g *loopGroup, conn net.Conn, early []byte) *loopLeg {
 	if fd < 0 {
 		return nil
 	}
-	l := &loopLeg{g: g, fd: int32(fd), paused: true}
+	l := g.newLeg()
+	l.g, l.fd, l.paused = g, int32(fd), true
 	if secure != nil {
 		l.tls, below.Conn = secure, (*legWire)(l)
 		l.ahead, l.unread = true, true
@@ -169,6 +182,7 @@ func (lp *loop) add(g *loopGroup, conn net.Conn, early []byte) *loopLeg {
 		if secure != nil {
 			below.Conn = socket
 		}
+		*l = loopLeg{}
 		return nil
 	}
 	if !own {
