@@ -173,7 +173,23 @@ func (c *comparison) conditions(w io.Writer) {
 			fmt.Fprintf(w, "- %s: median %.1f%s, 9 of 10 below %.1f, at most %.1f\n", x.what, x.scale*median(x.values), x.unit, x.scale*percentile(x.values, 0.9), x.scale*x.values[len(x.values)-1])
 		}
 	}
-	fmt.Fprint(w, "\n| busy, % of a CPU: proxy / load generator and upstream |")
+	c.sideTable(w, "busy, % of a CPU: proxy / load generator and upstream", func(results []*result) string {
+		return percent(results, proxyBusy) + " / " + percent(results, loadBusy)
+	})
+	c.sideTable(w, "kernel's share of the proxy's CPU, % (utime and stime of /proc/PID/stat)", func(results []*result) string {
+		return percent(results, kernelShare)
+	})
+	if len(c.failures) > 0 {
+		fmt.Fprint(w, "\n**Failed measurements** (not in the figures above):\n")
+		for _, f := range c.failures {
+			fmt.Fprintf(w, "- %s\n", f)
+		}
+	}
+}
+
+// sideTable has a row for each sample with a timed window, and shows there what say makes of each proxy's results.
+func (c *comparison) sideTable(w io.Writer, title string, say func([]*result) string) {
+	fmt.Fprintf(w, "\n| %s |", title)
 	for _, k := range c.kinds {
 		fmt.Fprintf(w, " %s |", k.name)
 	}
@@ -181,21 +197,25 @@ func (c *comparison) conditions(w io.Writer) {
 	for _, name := range c.rowNames() {
 		fmt.Fprintf(w, "| %s |", name)
 		for _, k := range c.kinds {
-			var proxy, self []float64
-			for _, r := range c.results[sample{name, k.name}] {
-				proxy = append(proxy, 100*float64(r.ProxyCPU)/1e9/r.Seconds)
-				self = append(self, 100*float64(r.LoadCPU)/1e9/r.Seconds)
-			}
-			fmt.Fprintf(w, " %s / %s |", number(median(proxy), 0), number(median(self), 0))
+			fmt.Fprintf(w, " %s |", say(c.results[sample{name, k.name}]))
 		}
 		fmt.Fprintln(w)
 	}
-	if len(c.failures) > 0 {
-		fmt.Fprint(w, "\n**Failed measurements** (not in the figures above):\n")
-		for _, f := range c.failures {
-			fmt.Fprintf(w, "- %s\n", f)
-		}
+}
+
+func proxyBusy(r *result) float64 { return float64(r.ProxyCPU) / 1e9 / r.Seconds }
+func loadBusy(r *result) float64  { return float64(r.LoadCPU) / 1e9 / r.Seconds }
+func kernelShare(r *result) float64 {
+	return float64(r.ProxySystem) / float64(r.ProxyUser+r.ProxySystem)
+}
+
+// percent writes the median of a share.
+func percent(results []*result, share func(*result) float64) string {
+	var values []float64
+	for _, r := range results {
+		values = append(values, 100*share(r))
 	}
+	return number(median(values), 0)
 }
 
 // rowNames are the samples that have a timed window.
