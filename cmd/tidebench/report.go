@@ -34,7 +34,7 @@ func (c *comparison) report(w io.Writer, chosen []testCase) {
 	fmt.Fprintf(w, "\n| --- |%s\n", strings.Repeat(" ---: |", columns))
 	for _, tc := range chosen {
 		for _, r := range tc.rows {
-			c.row(w, &r, nginx64, haproxy)
+			c.row(w, &tc, &r, nginx64, haproxy)
 		}
 	}
 	fmt.Fprintln(w)
@@ -64,7 +64,7 @@ func (c *comparison) values(r *row, kind *proxyKind) (values []float64) {
 	return values
 }
 
-func (c *comparison) row(w io.Writer, r *row, nginx64, haproxy bool) {
+func (c *comparison) row(w io.Writer, tc *testCase, r *row, nginx64, haproxy bool) {
 	title := r.title
 	if r.unit != "" {
 		title += ", " + r.unit
@@ -74,7 +74,11 @@ func (c *comparison) row(w io.Writer, r *row, nginx64, haproxy bool) {
 	for i := range c.kinds {
 		v := c.values(r, &c.kinds[i])
 		if len(v) == 0 {
-			fmt.Fprint(w, " failed |")
+			said := "failed"
+			if !tc.possible(&c.kinds[i]) {
+				said = number(math.NaN(), 0)
+			}
+			fmt.Fprintf(w, " %s |", said)
 			continue
 		}
 		medians[c.kinds[i].name] = median(v)
@@ -144,6 +148,9 @@ func (c *comparison) conditions(w io.Writer) {
 	fmt.Fprintf(w, "Measured %s in %v, %d rounds of %v, medians (least–greatest).\n", c.began.UTC().Format("2006-01-02 15:04 UTC"), time.Since(c.began).Round(time.Second), c.rounds, c.duration)
 	fmt.Fprintf(w, "Machine: %s, Linux %s; the proxy on CPU %d, load generator and upstream in one thread on CPU %d%s.\n", cpuModel(), release(), c.proxyCPU, c.loadCPU, ahead())
 	fmt.Fprintln(w, "An echo counts as two messages. CPU is what all of a proxy's threads spent by /proc/PID/task/*/schedstat, kernel included. A proxy is started anew for each figure.")
+	if c.has(relayName) {
+		fmt.Fprintln(w, "The bare relay is tidebench's own: it moves bytes between two sockets, one read and one write for each batch, and knows nothing of WebSockets; its figures are the kernel's price for these calls, near enough, and the floor for any proxy that makes them.")
+	}
 	fmt.Fprint(w, "\nVersions:\n")
 	for _, k := range c.kinds {
 		fmt.Fprintf(w, "- %s: %s\n", k.name, k.describe())
