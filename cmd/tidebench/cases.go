@@ -11,6 +11,14 @@ type lane struct {
 	ours bool // Tideover only
 }
 
+// takesPart says whether a proxy is measured in a lane.
+func (tc *testCase) takesPart(kind *proxyKind, ln *lane) bool {
+	return (!ln.ours || kind.ours()) && tc.possible(kind)
+}
+
+// possible says whether a proxy can do what the case is about.
+func (tc *testCase) possible(kind *proxyKind) bool { return !tc.tls || !kind.plain }
+
 // loadArgs are the flags of load that differ.
 type loadArgs struct {
 	mode                               string

@@ -53,7 +53,10 @@ and the greatest in brackets, and the ratios of medians.
 
 The proxies other than Tideover are taken from the PATH; --install gets what is missing from Debian's packages. Their
 configurations are in cmd/tidebench/configs. Tideover is built from the working directory unless --tideover names
-binaries; several are compared with each other.`,
+binaries; several are compared with each other.
+
+The last of the proxies, relay, is a yardstick in tidebench itself: a bare relay that moves bytes from one socket to the
+other and parses nothing. It has no TLS. What it costs is, near enough, the kernel's price for proxying on this machine.`,
 		Example: `  tidebench compare --install --out bench.md
   tidebench compare --quick --only echo128x1000
   tidebench compare --quick --only echo128x1000 --tideover ./old --tideover ./new --proxies nginx64k`,
@@ -69,7 +72,7 @@ binaries; several are compared with each other.`,
 		caseNames = append(caseNames, tc.name)
 	}
 	f.StringSliceVar(&c.only, "only", nil, "cases to measure, of "+strings.Join(caseNames, ", "))
-	f.StringSliceVar(&c.names, "proxies", []string{"nginx", "nginx64k", "haproxy", "caddy"}, "proxies to compare with")
+	f.StringSliceVar(&c.names, "proxies", []string{"nginx", "nginx64k", "haproxy", "caddy", "relay"}, "proxies to compare with")
 	f.StringArrayVar(&c.tideovers, "tideover", nil, "a tideover binary; may be repeated")
 	f.IntVar(&c.rounds, "rounds", 5, "rounds of each case")
 	f.DurationVar(&c.duration, "duration", 2*time.Second, "length of one measurement")
@@ -171,10 +174,15 @@ func (c *comparison) findProxies(ctx context.Context, dir string) error {
 		}
 		c.kinds = append(c.kinds, tideoverKind(name, path))
 	}
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	known := map[string]proxyKind{"nginx": nginxKind, "nginx64k": nginx64Kind, "haproxy": haproxyKind, "caddy": caddyKind, "relay": relayKind(exe)}
 	for _, name := range c.names {
-		kind, ok := map[string]proxyKind{"nginx": nginxKind, "nginx64k": nginx64Kind, "haproxy": haproxyKind, "caddy": caddyKind}[name]
+		kind, ok := known[name]
 		if !ok {
-			return fmt.Errorf("--proxies %s: want nginx, nginx64k, haproxy or caddy", name)
+			return fmt.Errorf("--proxies %s: want nginx, nginx64k, haproxy, caddy or relay", name)
 		}
 		c.kinds = append(c.kinds, kind)
 	}
@@ -203,7 +211,7 @@ func (c *comparison) measure(ctx context.Context, tc *testCase) error {
 		for i := range c.kinds {
 			kind := &c.kinds[(i+round)%len(c.kinds)]
 			for _, ln := range tc.lanes {
-				if ln.ours && !kind.ours() {
+				if !tc.takesPart(kind, &ln) {
 					continue
 				}
 				res, err := c.one(ctx, kind, tc, ln)

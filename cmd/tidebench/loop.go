@@ -132,15 +132,21 @@ func (l *loop) poll(timeout time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("waiting for events: %w", err)
 	}
+	l.dispatch(n)
+	return nil
+}
+
+// dispatch handles the first n events.
+func (l *loop) dispatch(n int) {
 	for _, e := range l.events[:n] {
 		if s := &l.slots[e.Fd]; s.h != nil && s.generation == e.Pad {
 			s.h.ready(e.Events)
 		}
 	}
-	return nil
 }
 
-// wait is epoll_wait without telling the Go scheduler, which is right as long as it does not block.
+// wait is epoll_wait without telling the Go scheduler, which is right as long as it does not block, or nobody misses
+// the thread.
 func (l *loop) wait(milliseconds int) (int, error) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&l.events[0])),
 		uintptr(len(l.events)), uintptr(milliseconds), 0, 0)

@@ -32,7 +32,7 @@ func main() {
 		Use: "tidebench", Short: "Measure what relaying WebSockets costs",
 		SilenceErrors: true, SilenceUsage: true, CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
-	root.AddCommand(loadCommand(), upstreamCommand(), compareCommand(), pinCommand())
+	root.AddCommand(loadCommand(), upstreamCommand(), compareCommand(), pinCommand(), relayCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "tidebench: %v\n", err)
 		os.Exit(1)

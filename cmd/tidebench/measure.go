@@ -30,13 +30,16 @@ type result struct {
 	Messages int64   `json:"messages"` // relayed by the proxy, each way: an echo is two
 	Sessions int64   `json:"sessions"` // opened or resumed
 
-	ProxyCPU  int64   `json:"proxy_cpu_ns"`
-	ProxyWait int64   `json:"proxy_wait_ns"` // runnable without a CPU
-	LoadCPU   int64   `json:"load_cpu_ns"`   // of this process
-	Others    float64 `json:"others"`        // CPUs busy with neither
-	Steal     float64 `json:"steal"`         // CPUs taken by the hypervisor
-	Load      float64 `json:"load_average"`
-	Syscalls  int64   `json:"syscalls,omitempty"` // of the proxy
+	ProxyCPU  int64 `json:"proxy_cpu_ns"`
+	ProxyWait int64 `json:"proxy_wait_ns"` // runnable without a CPU
+	// ProxyCPU by another account, in steps of 10 ms.
+	ProxyUser   int64   `json:"proxy_user_ns"`
+	ProxySystem int64   `json:"proxy_system_ns"`
+	LoadCPU     int64   `json:"load_cpu_ns"` // of this process
+	Others      float64 `json:"others"`      // CPUs busy with neither
+	Steal       float64 `json:"steal"`       // CPUs taken by the hypervisor
+	Load        float64 `json:"load_average"`
+	Syscalls    int64   `json:"syscalls,omitempty"` // of the proxy
 
 	Latency spread `json:"latency"`
 	Storm   struct {
@@ -71,6 +74,8 @@ func (r *result) add(o *result) {
 	r.Sessions += o.Sessions
 	r.ProxyCPU += o.ProxyCPU
 	r.ProxyWait += o.ProxyWait
+	r.ProxyUser += o.ProxyUser
+	r.ProxySystem += o.ProxySystem
 	r.LoadCPU += o.LoadCPU
 	r.Syscalls += o.Syscalls
 	r.MemoryBefore = memory{r.MemoryBefore.RSS + o.MemoryBefore.RSS, r.MemoryBefore.Private + o.MemoryBefore.Private}
@@ -137,6 +142,7 @@ func (res *result) between(a, b reading) {
 	res.Seconds = float64(b.at-a.at) / 1e9
 	proxy, self := b.proxy.sub(a.proxy), b.self.sub(a.self)
 	res.ProxyCPU, res.ProxyWait, res.LoadCPU = proxy.CPU, proxy.Wait, self.CPU
+	res.ProxyUser, res.ProxySystem = proxy.User, proxy.System
 	ticks := float64(b.machine.Total - a.machine.Total)
 	if ticks > 0 {
 		busy := float64(b.machine.Total-b.machine.Idle-a.machine.Total+a.machine.Idle) / 100

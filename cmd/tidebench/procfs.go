@@ -20,10 +20,8 @@ func descendants(pid int) []int {
 		if err != nil {
 			continue // it has ended
 		}
-		// The name of the program stands in parentheses and may hold anything.
-		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
 		child, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-		parent, _ := strconv.Atoi(fields[1])
+		parent, _ := strconv.Atoi(statField(b, 4))
 		children[parent] = append(children[parent], child)
 	}
 	all := []int{pid}
@@ -33,15 +31,38 @@ func descendants(pid int) []int {
 	return all
 }
 
+// statField returns field n, from 3 on, of a /proc/PID/stat, numbered as in proc(5); "" if there is none.
+func statField(stat []byte, n int) string {
+	// The name of the program, field 2, stands in parentheses and may hold anything.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if n-3 >= len(fields) {
+		return ""
+	}
+	return fields[n-3]
+}
+
 // usage is what the threads of some processes have used, in nanoseconds.
 type usage struct {
 	CPU  int64 // on a CPU
 	Wait int64 // runnable, but without one
+	// CPU by another account, a coarse one: the process's own code, and the kernel on its behalf.
+	User, System int64
 }
 
-func (u usage) sub(v usage) usage { return usage{u.CPU - v.CPU, u.Wait - v.Wait} }
+func (u usage) sub(v usage) usage {
+	return usage{u.CPU - v.CPU, u.Wait - v.Wait, u.User - v.User, u.System - v.System}
+}
 
-// readUsage sums /proc/PID/task/*/schedstat (proc(5)) over pids.
+// parseTimes reads utime and stime of a /proc/PID/stat, which are in hundredths of a second.
+func parseTimes(stat []byte) (user, system int64, err error) {
+	user, err = strconv.ParseInt(statField(stat, 14), 10, 64)
+	if err == nil {
+		system, err = strconv.ParseInt(statField(stat, 15), 10, 64)
+	}
+	return user * 1e7, system * 1e7, err
+}
+
+// readUsage sums /proc/PID/task/*/schedstat and the times of /proc/PID/stat (proc(5)) over pids.
 func readUsage(pids []int) (usage, error) {
 	var sum usage
 	for _, pid := range pids {
@@ -61,6 +82,16 @@ func readUsage(pids []int) (usage, error) {
 			sum.CPU += u.CPU
 			sum.Wait += u.Wait
 		}
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return sum, fmt.Errorf("reading the CPU time of process %d: %w", pid, err)
+		}
+		user, system, err := parseTimes(b)
+		if err != nil {
+			return sum, fmt.Errorf("reading /proc/%d/stat: %w", pid, err)
+		}
+		sum.User += user
+		sum.System += system
 	}
 	return sum, nil
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,10 +28,11 @@ var configs embed.FS
 type proxyKind struct {
 	name    string
 	program string
-	config  string // in configs
+	config  string // in configs; "": it has none
 	big     bool   // nginx with larger buffers
-	args    func(config string) []string
-	version []string
+	plain   bool   // knows no TLS
+	args    func(s *setting) []string
+	version []string // arguments that print it; none: it is tidebench's
 }
 
 var (
@@ -42,23 +44,36 @@ var (
 
 const tideoverConfig = "tideover.yaml"
 
-func nginxArgs(config string) []string { return []string{"-c", config, "-p", filepath.Dir(config)} }
+func nginxArgs(s *setting) []string { return []string{"-c", s.Config, "-p", s.Dir} }
 
-func haproxyArgs(config string) []string { return []string{"-db", "-q", "-f", config} }
+func haproxyArgs(s *setting) []string { return []string{"-db", "-q", "-f", s.Config} }
 
-func caddyArgs(config string) []string {
-	return []string{"run", "--config", config, "--adapter", "caddyfile"}
+func caddyArgs(s *setting) []string {
+	return []string{"run", "--config", s.Config, "--adapter", "caddyfile"}
 }
 
 func tideoverKind(name, binary string) proxyKind {
 	return proxyKind{
 		name: name, program: binary, config: tideoverConfig, version: []string{"version"},
-		args: func(config string) []string { return []string{"run", "--config", config} },
+		args: func(s *setting) []string { return []string{"run", "--config", s.Config} },
+	}
+}
+
+const relayName = "bare relay"
+
+// relayKind is this program as a bareRelay.
+func relayKind(exe string) proxyKind {
+	return proxyKind{
+		name: relayName, program: exe, plain: true,
+		args: func(s *setting) []string { return []string{"relay", "--listen", s.Listen, "--upstream", s.Upstream} },
 	}
 }
 
 // describe asks the program for its version.
 func (k *proxyKind) describe() string {
+	if k.version == nil {
+		return "this tidebench, " + runtime.Version()
+	}
 	out, err := exec.Command(k.program, k.version...).CombinedOutput()
 	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
 	if err != nil {
@@ -67,9 +82,9 @@ func (k *proxyKind) describe() string {
 	return line
 }
 
-// setting is what the templates of configs know.
+// setting is what the templates of configs, and arguments, are made of.
 type setting struct {
-	Dir              string
+	Dir, Config      string // Config is the file that the template becomes
 	Listen, Upstream string
 	BigBuffers       bool
 	Cert, Key, Pem   string // "" without TLS
@@ -107,26 +122,17 @@ func (k *proxyKind) start(ctx context.Context, cpu int, cert *certificate) (p *p
 	if p.up, err = freeAddress(); err != nil {
 		return nil, err
 	}
-	s := setting{Dir: p.dir, Listen: p.addr, Upstream: p.up, BigBuffers: k.big}
+	s := &setting{Dir: p.dir, Config: filepath.Join(p.dir, k.config), Listen: p.addr, Upstream: p.up, BigBuffers: k.big}
 	if cert != nil {
 		s.Cert, s.Key, s.Pem = cert.cert, cert.key, cert.pem
 	}
-	text, err := template.ParseFS(configs, "configs/"+k.config)
-	if err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	if err = text.Execute(&b, s); err != nil {
-		return nil, err
-	}
-	config := filepath.Join(p.dir, k.config)
-	if err = os.WriteFile(config, b.Bytes(), 0o644); err != nil {
+	if err = k.configure(s); err != nil {
 		return nil, err
 	}
 	if p.stderr, err = os.Create(filepath.Join(p.dir, "stderr")); err != nil {
 		return nil, err
 	}
-	p.cmd = exec.Command(k.program, k.args(config)...)
+	p.cmd = exec.Command(k.program, k.args(s)...)
 	p.cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+p.dir, "XDG_CONFIG_HOME="+p.dir, "HOME="+p.dir)
 	p.cmd.Stdout, p.cmd.Stderr = p.stderr, p.stderr
 	if err = startPinned(cpu, p.cmd); err != nil {
@@ -144,12 +150,31 @@ func (k *proxyKind) start(ctx context.Context, cpu int, cert *certificate) (p *p
 	return p, nil
 }
 
+// configure writes the configuration.
+func (k *proxyKind) configure(s *setting) error {
+	if k.config == "" {
+		return nil
+	}
+	text, err := template.ParseFS(configs, "configs/"+k.config)
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	if err := text.Execute(&b, s); err != nil {
+		return err
+	}
+	return os.WriteFile(s.Config, b.Bytes(), 0o644)
+}
+
 func (p *proxy) await(ctx context.Context) error {
 	for deadline := time.Now().Add(30 * time.Second); ; {
 		c, err := net.DialTimeout("tcp", p.addr, time.Second)
 		if err == nil {
 			_ = c.Close()
 			return nil
+		}
+		if errors.Is(err, syscall.ECONNRESET) {
+			return nil // accepted, and given up for want of an upstream
 		}
 		select {
 		case <-p.done:

@@ -34,7 +34,7 @@ func (c *comparison) report(w io.Writer, chosen []testCase) {
 	fmt.Fprintf(w, "\n| --- |%s\n", strings.Repeat(" ---: |", columns))
 	for _, tc := range chosen {
 		for _, r := range tc.rows {
-			c.row(w, &r, nginx64, haproxy)
+			c.row(w, &tc, &r, nginx64, haproxy)
 		}
 	}
 	fmt.Fprintln(w)
@@ -64,7 +64,7 @@ func (c *comparison) values(r *row, kind *proxyKind) (values []float64) {
 	return values
 }
 
-func (c *comparison) row(w io.Writer, r *row, nginx64, haproxy bool) {
+func (c *comparison) row(w io.Writer, tc *testCase, r *row, nginx64, haproxy bool) {
 	title := r.title
 	if r.unit != "" {
 		title += ", " + r.unit
@@ -74,7 +74,11 @@ func (c *comparison) row(w io.Writer, r *row, nginx64, haproxy bool) {
 	for i := range c.kinds {
 		v := c.values(r, &c.kinds[i])
 		if len(v) == 0 {
-			fmt.Fprint(w, " failed |")
+			said := "failed"
+			if !tc.possible(&c.kinds[i]) {
+				said = number(math.NaN(), 0)
+			}
+			fmt.Fprintf(w, " %s |", said)
 			continue
 		}
 		medians[c.kinds[i].name] = median(v)
@@ -144,6 +148,9 @@ func (c *comparison) conditions(w io.Writer) {
 	fmt.Fprintf(w, "Measured %s in %v, %d rounds of %v, medians (least–greatest).\n", c.began.UTC().Format("2006-01-02 15:04 UTC"), time.Since(c.began).Round(time.Second), c.rounds, c.duration)
 	fmt.Fprintf(w, "Machine: %s, Linux %s; the proxy on CPU %d, load generator and upstream in one thread on CPU %d%s.\n", cpuModel(), release(), c.proxyCPU, c.loadCPU, ahead())
 	fmt.Fprintln(w, "An echo counts as two messages. CPU is what all of a proxy's threads spent by /proc/PID/task/*/schedstat, kernel included. A proxy is started anew for each figure.")
+	if c.has(relayName) {
+		fmt.Fprintln(w, "The bare relay is tidebench's own: it moves bytes between two sockets, one read and one write for each batch, and knows nothing of WebSockets; its figures are the kernel's price for these calls, near enough, and the floor for any proxy that makes them.")
+	}
 	fmt.Fprint(w, "\nVersions:\n")
 	for _, k := range c.kinds {
 		fmt.Fprintf(w, "- %s: %s\n", k.name, k.describe())
@@ -173,7 +180,23 @@ func (c *comparison) conditions(w io.Writer) {
 			fmt.Fprintf(w, "- %s: median %.1f%s, 9 of 10 below %.1f, at most %.1f\n", x.what, x.scale*median(x.values), x.unit, x.scale*percentile(x.values, 0.9), x.scale*x.values[len(x.values)-1])
 		}
 	}
-	fmt.Fprint(w, "\n| busy, % of a CPU: proxy / load generator and upstream |")
+	c.sideTable(w, "busy, % of a CPU: proxy / load generator and upstream", func(results []*result) string {
+		return percent(results, proxyBusy) + " / " + percent(results, loadBusy)
+	})
+	c.sideTable(w, "kernel's share of the proxy's CPU, % (utime and stime of /proc/PID/stat)", func(results []*result) string {
+		return percent(results, kernelShare)
+	})
+	if len(c.failures) > 0 {
+		fmt.Fprint(w, "\n**Failed measurements** (not in the figures above):\n")
+		for _, f := range c.failures {
+			fmt.Fprintf(w, "- %s\n", f)
+		}
+	}
+}
+
+// sideTable has a row for each sample with a timed window, and shows there what say makes of each proxy's results.
+func (c *comparison) sideTable(w io.Writer, title string, say func([]*result) string) {
+	fmt.Fprintf(w, "\n| %s |", title)
 	for _, k := range c.kinds {
 		fmt.Fprintf(w, " %s |", k.name)
 	}
@@ -181,21 +204,25 @@ func (c *comparison) conditions(w io.Writer) {
 	for _, name := range c.rowNames() {
 		fmt.Fprintf(w, "| %s |", name)
 		for _, k := range c.kinds {
-			var proxy, self []float64
-			for _, r := range c.results[sample{name, k.name}] {
-				proxy = append(proxy, 100*float64(r.ProxyCPU)/1e9/r.Seconds)
-				self = append(self, 100*float64(r.LoadCPU)/1e9/r.Seconds)
-			}
-			fmt.Fprintf(w, " %s / %s |", number(median(proxy), 0), number(median(self), 0))
+			fmt.Fprintf(w, " %s |", say(c.results[sample{name, k.name}]))
 		}
 		fmt.Fprintln(w)
 	}
-	if len(c.failures) > 0 {
-		fmt.Fprint(w, "\n**Failed measurements** (not in the figures above):\n")
-		for _, f := range c.failures {
-			fmt.Fprintf(w, "- %s\n", f)
-		}
+}
+
+func proxyBusy(r *result) float64 { return float64(r.ProxyCPU) / 1e9 / r.Seconds }
+func loadBusy(r *result) float64  { return float64(r.LoadCPU) / 1e9 / r.Seconds }
+func kernelShare(r *result) float64 {
+	return float64(r.ProxySystem) / float64(r.ProxyUser+r.ProxySystem)
+}
+
+// percent writes the median of a share.
+func percent(results []*result, share func(*result) float64) string {
+	var values []float64
+	for _, r := range results {
+		values = append(values, 100*share(r))
 	}
+	return number(median(values), 0)
 }
 
 // rowNames are the samples that have a timed window.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -62,5 +63,31 @@ func TestReport(t *testing.T) {
 	c.report(&b, []testCase{tc})
 	if want := "| 800 | 1,000 | failed | 0.80 (≤ 0.85 met) | |"; !strings.Contains(b.String(), want) {
 		t.Errorf("the compact report lacks %q:\n%s", want, b.String())
+	}
+}
+
+// What a proxy can't do is no failure; and the kernel's share is the median of rounds.
+func TestReportOfTheBareRelay(t *testing.T) {
+	all := cases()
+	plain := all[0]
+	encrypted := all[slices.IndexFunc(all, func(tc testCase) bool { return tc.name == "tls128x1000" })]
+	relay := relayKind("true")
+	if !plain.takesPart(&relay, &plain.lanes[0]) || plain.takesPart(&relay, &plain.lanes[1]) || encrypted.takesPart(&relay, &encrypted.lanes[0]) {
+		t.Error("the bare relay takes part where it can't, or not where it can")
+	}
+	ours := tideoverKind("Tideover", "true")
+	c := &comparison{compact: true, results: map[sample][]*result{}, kinds: []proxyKind{ours, relay}, rounds: 3}
+	for _, system := range []int64{1, 7, 6} {
+		c.results[sample{plain.name, relayName}] = append(c.results[sample{plain.name, relayName}], &result{Messages: 1, ProxyCPU: 500, ProxyUser: 2, ProxySystem: system, Seconds: 1})
+	}
+	var b strings.Builder
+	c.report(&b, []testCase{plain, encrypted})
+	for _, want := range []string{
+		"echo 128 B, 1,000 connections, ns | failed | 500 |\n", "1,000 connections, TLS, ns | failed | – |\n",
+		"| " + plain.name + " | – | 75 |\n", "The bare relay is ", "- bare relay: this tidebench",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the report lacks %q:\n%s", want, b.String())
+		}
 	}
 }

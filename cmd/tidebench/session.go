@@ -79,15 +79,22 @@ func (s *session) dial() error {
 
 // open makes a socket for session id that is being connected.
 func (r *run) open(id uint32) (fd int, err error) {
-	addr := r.target(id).addr
+	var from netip.Addr
+	if len(r.sources) > 0 {
+		from = r.sources[int(id)%len(r.sources)]
+	}
+	return connectTCP(r.target(id).addr, from)
+}
+
+// connectTCP begins to connect to addr, from any address if from is the zero value.
+func connectTCP(addr netip.AddrPort, from netip.Addr) (fd int, err error) {
 	fd, err = unix.Socket(family(addr.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("making a socket: %w", err)
 	}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	if len(r.sources) > 0 {
-		from := netip.AddrPortFrom(r.sources[int(id)%len(r.sources)], 0)
-		err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1), unix.Bind(fd, sockaddr(from)))
+	if from.IsValid() {
+		err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1), unix.Bind(fd, sockaddr(netip.AddrPortFrom(from, 0))))
 	}
 	if err == nil {
 		err = unix.Connect(fd, sockaddr(addr))

@@ -26,21 +26,44 @@ type upstream struct {
 	Messages int      // data messages received
 }
 
-// listen opens the listening socket; close ends it and all connections.
-func listenUpstream(l *loop, addr netip.AddrPort) (*upstream, error) {
-	fd, err := unix.Socket(family(addr.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+// listenUpstream opens the listening socket; close ends it and all connections.
+func listenUpstream(l *loop, addr netip.AddrPort) (u *upstream, err error) {
+	u = &upstream{l: l}
+	u.fd, err = listenTCP(l, addr, u)
+	return u, err
+}
+
+// listenTCP makes a listening socket of which h hears. What it accepts has TCP_NODELAY, too.
+func listenTCP(l *loop, addr netip.AddrPort, h handler) (fd int, err error) {
+	fd, err = unix.Socket(family(addr.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("making a socket: %w", err)
+		return 0, fmt.Errorf("making a socket: %w", err)
 	}
-	u := &upstream{l: l, fd: fd}
 	if err := errors.Join(
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-		unix.Bind(fd, sockaddr(addr)), unix.Listen(fd, 4096), l.add(fd, u),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+		unix.Bind(fd, sockaddr(addr)), unix.Listen(fd, 4096), l.add(fd, h),
 	); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("listening on %v: %w", addr, err)
+		return 0, fmt.Errorf("listening on %v: %w", addr, err)
 	}
-	return u, nil
+	return fd, nil
+}
+
+// acceptAll hands over every connection that waits at a listening socket.
+func acceptAll(listener int, take func(fd int)) error {
+	for {
+		// unix.Accept4 would take another system call to understand the peer's address.
+		fd, _, err := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), 0, 0, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+		switch err {
+		case 0:
+			take(int(fd))
+		case unix.ECONNABORTED, unix.EINTR:
+		case unix.EAGAIN:
+			return nil
+		default:
+			return fmt.Errorf("accepting a connection: %w", err)
+		}
+	}
 }
 
 func (u *upstream) close() {
@@ -52,22 +75,14 @@ func (u *upstream) close() {
 
 // ready accepts whoever waits.
 func (u *upstream) ready(uint32) {
-	for {
-		fd, _, err := unix.Accept4(u.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		if err == unix.ECONNABORTED || err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return // EAGAIN; or out of descriptors, which the client sees as a connection that never opens
-		}
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	_ = acceptAll(u.fd, func(fd int) { // out of descriptors: the client sees a connection that never opens
 		c := &upstreamConn{socket: socket{l: u.l, fd: fd}, up: u, at: len(u.conns)}
 		if u.l.add(fd, c) != nil {
 			_ = unix.Close(fd)
-			continue
+			return
 		}
 		u.conns = append(u.conns, c)
-	}
+	})
 }
 
 // broadcast sends message number to every connection that is open.
