@@ -18,7 +18,8 @@ import (
 // exact, and far lighter than strace.
 type syscallCounter struct{ fds []int }
 
-func countSyscalls(pids []int) (*syscallCounter, error) {
+// Those with the numbers in except are left out.
+func countSyscalls(pids []int, except ...int) (*syscallCounter, error) {
 	id, err := tracepoint("raw_syscalls/sys_enter")
 	if err != nil {
 		return nil, err
@@ -39,9 +40,32 @@ func countSyscalls(pids []int) (*syscallCounter, error) {
 				return nil, fmt.Errorf("counting the system calls of thread %d (needs root): %w", tid, err)
 			}
 			c.fds = append(c.fds, fd)
+			if err := leaveOut(fd, except); err != nil {
+				c.close()
+				return nil, err
+			}
 		}
 	}
 	return c, nil
+}
+
+// leaveOut has the counter fd leave out some system calls.
+func leaveOut(fd int, except []int) error {
+	filter := make([]string, len(except))
+	for i, number := range except {
+		filter[i] = fmt.Sprintf("id != %d", number)
+	}
+	if len(filter) == 0 {
+		return nil
+	}
+	text, err := unix.BytePtrFromString(strings.Join(filter, " && "))
+	if err != nil {
+		return err
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.PERF_EVENT_IOC_SET_FILTER, uintptr(unsafe.Pointer(text))); errno != 0 {
+		return fmt.Errorf("filtering the system calls that are counted: %w", errno)
+	}
+	return nil
 }
 
 func (c *syscallCounter) read() (sum int64) {

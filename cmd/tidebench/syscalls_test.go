@@ -65,7 +65,8 @@ func TestTwoSystemCallsAMessage(t *testing.T) {
 	}
 	both() // whatever happens once has happened
 
-	counter, err := countSyscalls([]int{proxy.Pid})
+	// A thread of Go's runtime looks around every now and then: what it sleeps comes with the time, not with messages.
+	counter, err := countSyscalls([]int{proxy.Pid}, syscall.SYS_NANOSLEEP)
 	if err != nil { // no package that could be installed helps
 		t.Skipf("SKIPPED: %v", err)
 	}
