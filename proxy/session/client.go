@@ -179,9 +179,16 @@ func (s *Session) messagesUp(now Time, b []byte, fx *Effects) int {
 }
 
 func (s *Session) holdBack(p []byte) {
-	if len(p) > 0 {
-		s.hold = append(growBuffer(s.hold, len(p)), p...)
+	if len(p) == 0 {
+		return
 	}
+	n := len(p)
+	// Once a quarter of a frame has come there is room for all of it at once: growing by halves would copy it twice. It
+	// takes no less to have somebody else's words buy memory.
+	if rest := s.client.rx.remain; rest <= 3*int64(len(s.hold)+n) {
+		n += int(rest)
+	}
+	s.hold = append(growBuffer(s.hold, n), p...)
 }
 
 // A run is a stretch of a batch that goes upstream in one piece, and the ids in it.
