@@ -106,7 +106,7 @@ func newCrowd(t testing.TB, n int) *Proxy {
 		s := &relay{p: p, set: set, id: newID(), key: key, who: set.events.Identify(r)}
 		s.core = session.Make(&set.core, session.Keyed, p.numbers.Add(1), rand.Uint64(), p.now())
 		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(i >> 14), 1}), uint16(1024+i&0x3fff))
-		s.open(up, mine, standInConn{addr: net.TCPAddrFromAddrPort(addr)}, nil, answer, claim{nonce: rand.Uint64()})
+		s.open(up, mine, nil, nil, answer, claim{nonce: rand.Uint64(), remote: addr.String()})
 	}
 	return p
 }
@@ -146,10 +146,3 @@ func (*standInLeg) Pause()             {}
 func (*standInLeg) Resume()            {}
 func (*standInLeg) Close(bool)         {}
 func (*standInLeg) Stat() engine.Stat  { return engine.Stat{} }
-
-type standInConn struct {
-	net.Conn
-	addr net.Addr
-}
-
-func (c standInConn) RemoteAddr() net.Addr { return c.addr }

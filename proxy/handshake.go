@@ -187,7 +187,7 @@ func (p *Proxy) resumeByKey(c *candidate, r *relay) (v *denial, left bool) {
 	if subtle.ConstantTimeCompare(c.bind[:], r.bind[:]) != 1 {
 		return p.refuse(refusedBind, http.StatusForbidden, "this session belongs to a client with other credentials (session.bind)"), false
 	}
-	cl := claim{nonce: rand.Uint64()}
+	cl := claim{nonce: rand.Uint64(), remote: c.r.RemoteAddr}
 	switch err := r.mayResume(cl); {
 	case errors.Is(err, errLeft):
 		return nil, true
@@ -234,7 +234,7 @@ func (p *Proxy) byToken(c *candidate) (*relay, claim) {
 	if r == nil || subtle.ConstantTimeCompare(c.bind[:], r.bind[:]) != 1 {
 		return nil, claim{}
 	}
-	cl := claim{presented: &presented, nonce: rand.Uint64(), received: c.offer.Received}
+	cl := claim{presented: &presented, nonce: rand.Uint64(), received: c.offer.Received, remote: c.r.RemoteAddr}
 	if r.mayResume(cl) != nil {
 		return nil, claim{}
 	}
@@ -265,7 +265,7 @@ func (p *Proxy) open(c *candidate, mine *place, mode session.Mode) *denial {
 	r.core = session.Make(&c.set.core, mode, p.numbers.Add(1), rand.Uint64(), p.now())
 	p.counters.opened[mode].Add(1)
 	// From here on the session is its own: it ends when its core says so.
-	r.open(up, mine, c.conn, c.early, c.answer(up.Protocol, up.Header), claim{nonce: rand.Uint64()})
+	r.open(up, mine, c.conn, c.early, c.answer(up.Protocol, up.Header), claim{nonce: rand.Uint64(), remote: c.r.RemoteAddr})
 	return nil
 }
 

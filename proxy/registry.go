@@ -24,7 +24,14 @@ type shard struct {
 // A place is where a key's session will be once its upstream has accepted.
 type place struct {
 	key   string
-	ready chan struct{} // closed when the session is there or the place was given up
+	ready chan struct{} // closed when the session is there or the place was given up; nil while nobody waits for it
+}
+
+// over lets those go on who wait. The shard is locked, and p no longer in it.
+func (p *place) over() {
+	if p.ready != nil {
+		close(p.ready)
+	}
 }
 
 func newRegistry() *registry {
@@ -58,9 +65,12 @@ func (g *registry) claim(key string) (found *relay, mine *place, ready <-chan st
 		return r, nil, nil
 	}
 	if p := sh.pending[key]; p != nil {
+		if p.ready == nil {
+			p.ready = make(chan struct{})
+		}
 		return nil, nil, p.ready
 	}
-	p := &place{key: strings.Clone(key), ready: make(chan struct{})}
+	p := &place{key: strings.Clone(key)}
 	sh.pending[key] = p
 	return nil, p, nil
 }
@@ -70,8 +80,8 @@ func (g *registry) giveUp(p *place) {
 	sh := g.ofKey(p.key)
 	sh.mu.Lock()
 	delete(sh.pending, p.key)
+	p.over()
 	sh.mu.Unlock()
-	close(p.ready)
 }
 
 // fill makes r findable by its id and, if a place was reserved for it, by its key.
@@ -87,8 +97,8 @@ func (g *registry) fill(p *place, r *relay) {
 	sh.mu.Lock()
 	delete(sh.pending, p.key)
 	sh.byKey[p.key] = r
+	p.over()
 	sh.mu.Unlock()
-	close(p.ready)
 }
 
 // forget frees r's key. By its id it can still be found, until remove.

@@ -166,6 +166,7 @@ type claim struct {
 	fresh     secret  // of the token that a Counted session's client gets; attach makes it
 	nonce     uint64
 	received  uint64
+	remote    string // the client's address
 }
 
 // open gives a new relay its upstream leg and its first client, and makes it findable. All of
@@ -210,7 +211,7 @@ func (r *relay) attach(now session.Time, t *turn, conn net.Conn, early, answer [
 		}
 		r.tokens.rotate(c)
 	}
-	r.remote = conn.RemoteAddr().String() // conn is the engine's afterwards
+	r.remote = c.remote
 	leg := r.group.Add(conn, early)
 	if leg.Write([][]byte{answer}) > 0 {
 		r.core.Blocked(id)
@@ -389,7 +390,7 @@ func (r *relay) emit(t *turn, event session.Event) {
 	if log := r.p.log; log.Core().Enabled(zap.DebugLevel) {
 		log.Debug("session event", zap.Stringer("session", r.id), zap.Stringer("event", event))
 	}
-	if r.upstream == nil {
+	if r.upstream == nil || !r.set.events.Emits(event) {
 		return
 	}
 	at := len(t.text)

@@ -125,12 +125,17 @@ func (who *Identity) at(i int) string {
 	return ""
 }
 
+// Emits reports whether event has a template: Append adds nothing otherwise.
+func (r *Renderer) Emits(event session.Event) bool {
+	return int(event) < len(r.templates) && !r.templates[event].IsZero()
+}
+
 // Append appends the message for an event, one JSON text in valid UTF-8, to dst and
 // returns it; nothing if the event has no template. sessionID and sessionKey name the
 // session, at is the wall clock's time. Values are escaped, and what isn't UTF-8 in them
 // becomes U+FFFD.
 func (r *Renderer) Append(dst []byte, event session.Event, who *Identity, sessionID, sessionKey string, at time.Time) []byte {
-	if int(event) >= len(r.templates) {
+	if !r.Emits(event) {
 		return dst
 	}
 	return r.templates[event].Append(dst, func(kind, name string) string {
