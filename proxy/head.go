@@ -100,16 +100,18 @@ func canonicalName(name string) string {
 	return textproto.CanonicalMIMEHeaderKey(name)
 }
 
-// spellings are the keys of headers that clients write in another way. Else each would be made anew.
+// spellings are the keys of headers that clients and upstreams write in another way. Else each would be made anew.
 var spellings = map[string]string{
 	"Sec-WebSocket-Key":        "Sec-Websocket-Key",
 	"Sec-WebSocket-Version":    "Sec-Websocket-Version",
 	"Sec-WebSocket-Protocol":   "Sec-Websocket-Protocol",
 	"Sec-WebSocket-Extensions": "Sec-Websocket-Extensions",
+	"Sec-WebSocket-Accept":     "Sec-Websocket-Accept",
 	"sec-websocket-key":        "Sec-Websocket-Key",
 	"sec-websocket-version":    "Sec-Websocket-Version",
 	"sec-websocket-protocol":   "Sec-Websocket-Protocol",
 	"sec-websocket-extensions": "Sec-Websocket-Extensions",
+	"sec-websocket-accept":     "Sec-Websocket-Accept",
 	"DNT":                      "Dnt",
 	"X-Request-ID":             "X-Request-Id",
 	"X-Real-IP":                "X-Real-Ip",

@@ -28,7 +28,7 @@ func isUpgrade(r *http.Request) bool {
 // checkUpgrade checks what RFC 6455 section 4.2.1 demands of a request that isUpgrade.
 // Status 0 is a good one; otherwise refuseUpgrade answers it.
 func checkUpgrade(r *http.Request) (status int, msg string) {
-	version, key := r.Header.Values("Sec-WebSocket-Version"), r.Header.Values("Sec-WebSocket-Key")
+	version, key := r.Header["Sec-Websocket-Version"], r.Header["Sec-Websocket-Key"] // as http.Header spells them
 	switch {
 	case r.Method != http.MethodGet:
 		return http.StatusMethodNotAllowed, "a WebSocket handshake must be a GET request, not " + r.Method
