@@ -149,7 +149,7 @@ func (c *comparison) conditions(w io.Writer) {
 	fmt.Fprintf(w, "Machine: %s, Linux %s; the proxy on CPU %d, load generator and upstream in one thread on CPU %d%s.\n", cpuModel(), release(), c.proxyCPU, c.loadCPU, ahead())
 	fmt.Fprintln(w, "An echo counts as two messages. CPU is what all of a proxy's threads spent by /proc/PID/task/*/schedstat, kernel included. A proxy is started anew for each figure.")
 	if c.has(relayName) {
-		fmt.Fprintln(w, "The bare relay is tidebench's own: it moves bytes between two sockets, one read and one write for each batch, and knows nothing of WebSockets; its figures are the kernel's price for these calls, near enough, and the floor for any proxy that makes them.")
+		fmt.Fprintln(w, "The bare relay is tidebench's own: it moves bytes between two sockets, one read and one write for each batch, and knows nothing of WebSockets; its figures are near the kernel's price for these calls.")
 	}
 	fmt.Fprint(w, "\nVersions:\n")
 	for _, k := range c.kinds {
