@@ -23,7 +23,7 @@ type relay struct {
 	p        *Proxy
 	set      *settings
 	id       sessionID // public, names the session in the API, the logs and tokens
-	summed   uint8     // of counters.totals; it stands here because there is room
+	summed   uint8     // the round of counters.totals that r is in; guarded by mu, it stands here because there is room
 	key      string    // the value of session.key; empty for sessions that are found by token only
 	bind     bindDigest
 	protocol string // the application's subprotocol, as the upstream chose it

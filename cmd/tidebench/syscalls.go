@@ -18,7 +18,7 @@ import (
 // exact, and far lighter than strace.
 type syscallCounter struct{ fds []int }
 
-// Those with the numbers in except are left out.
+// countSyscalls begins to count; the calls with the numbers in except are left out.
 func countSyscalls(pids []int, except ...int) (*syscallCounter, error) {
 	id, err := tracepoint("raw_syscalls/sys_enter")
 	if err != nil {

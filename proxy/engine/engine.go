@@ -34,6 +34,7 @@ type Group interface {
 	// owner that may be overtaken by it holds its lock while it adds and records.)
 	// On a closed engine Add returns a leg that is lost already, with ErrAborted, which the
 	// Handler hears after the leg's first Resume or Close like any other loss.
+	// Calls for one group must not overlap.
 	Add(conn net.Conn, early []byte) Leg
 
 	// Wake has Handler.Tick called once, after d, or some milliseconds later; it replaces

@@ -111,8 +111,7 @@ func (e *loops) Close() {
 }
 
 // A loopGroup is the timer and the legs of one owner on one loop. The first two legs, most have no more, are
-// part of it: small objects of their own would lie scattered among what handshakes leave behind, and keep
-// twice their memory from being given back.
+// part of it: small objects of their own would lie scattered among what handshakes leave behind.
 type loopGroup struct {
 	lp    *loop
 	h     Handler
@@ -120,6 +119,7 @@ type loopGroup struct {
 	first [2]loopLeg // taken once g is set, and never again: owners tell legs by their identity
 }
 
+// newLeg is for Add, which the owner calls once at a time.
 func (g *loopGroup) newLeg() *loopLeg {
 	for i := range g.first {
 		if l := &g.first[i]; l.g == nil {

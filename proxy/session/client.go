@@ -183,8 +183,8 @@ func (s *Session) holdBack(p []byte) {
 		return
 	}
 	n := len(p)
-	// Once a quarter of a frame has come there is room for all of it at once: growing by halves would copy it twice. It
-	// takes no less to have somebody else's words buy memory.
+	// Once a quarter of a frame has come there is room for all of it at once: growing by doubling would copy it twice. A
+	// header alone buys no memory.
 	if rest := s.client.rx.remain; rest <= 3*int64(len(s.hold)+n) {
 		n += int(rest)
 	}
