@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tideover/tideover/proxy/proxytest"
 )
 
 // A wrong configuration ends the program with exit code 1 and says, for every error at once, which file,
@@ -86,7 +88,7 @@ func TestAddressInUse(t *testing.T) {
 	t.Parallel()
 	first := startProxy(t, "127.0.0.1:1", nil)
 	second := start(t, "", tideover(t), "run", "--config", writeConfig(t, settings{
-		"listen": first.addr, "admin.listen": freeAddrs(t, 1)[0], "upstream.url": "ws://127.0.0.1:1",
+		"listen": first.addr, "admin.listen": proxytest.FreeAddr(t), "upstream.url": "ws://127.0.0.1:1",
 	}))
 	if code := second.exitCode(); code != 1 || !strings.Contains(second.stderr(), first.addr) {
 		t.Errorf("a taken address: exit code %d, %q; want 1 and the address", code, second.stderr())

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/tideover/tideover/proxy/proxytest"
 )
 
 // A shownColumn is what the demo's page says of one of its chats.
@@ -31,7 +33,7 @@ const readColumns = `[...document.querySelectorAll('.column')].map((column) => {
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	browser := needChromium(t)
-	addr := freeAddrs(t, 1)[0]
+	addr := proxytest.FreeAddr(t)
 	demo := start(t, "", tideover(t), "demo", "--listen", addr)
 	eventually(t, func() error {
 		if !strings.Contains(demo.stderr(), "the demo is ready") {

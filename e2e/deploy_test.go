@@ -19,6 +19,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/tideover/tideover/config"
+	"github.com/tideover/tideover/proxy/proxytest"
 )
 
 // The Dockerfile can't be tried without a container engine, but what it runs can, and what it promises of the
@@ -274,7 +275,7 @@ func TestKubernetesManifest(t *testing.T) {
 			flat[key] = value
 		}
 	}
-	p := startProxy(t, freeAddrs(t, 1)[0], flat)
+	p := startProxy(t, proxytest.FreeAddr(t), flat)
 	for name, probe := range map[string]*probe{"startup": sidecar.StartupProbe, "readiness": sidecar.ReadinessProbe, "liveness": sidecar.LivenessProbe} {
 		if probe == nil || ports[probe.HTTPGet.Port] != cfg.Admin.Listen.String() {
 			t.Errorf("the %s probe does not ask the admin port", name)

@@ -18,24 +18,17 @@ func startGorilla(t *testing.T) string {
 	if err != nil {
 		proxytest.Skip(t, "the chat example of gorilla/websocket can't be had: "+err.Error())
 	}
-	for range 3 {
-		addr := freeAddrs(t, 1)[0]
-		p := start(t, built[1], built[0], "-addr", addr)
-		t.Cleanup(p.kill) // it ends in no other way
-		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-			if response, err := http.Get("http://" + addr + "/"); err == nil {
-				response.Body.Close()
-				return addr
-			}
-			select {
-			case <-p.done: // the address was taken
-				end = time.Now()
-			default:
-			}
+	addr := proxytest.FreeAddr(t)
+	p := start(t, built[1], built[0], "-addr", addr)
+	t.Cleanup(p.kill) // it ends in no other way
+	eventually(t, func() error {
+		response, err := http.Get("http://" + addr + "/")
+		if err == nil {
+			response.Body.Close()
 		}
-	}
-	t.Fatal("the chat example never became ready")
-	return ""
+		return err
+	})
+	return addr
 }
 
 // The chat example of gorilla/websocket puts messages that come close together into one, compares Origin with

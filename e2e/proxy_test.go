@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/tideover/tideover/proxy/proxytest"
 )
 
 // settings are keys of the configuration with their dots ("session.grace"), and values.
@@ -36,48 +37,27 @@ type proxy struct {
 // the test ends the proxy is stopped, and must then have ended cleanly and have logged nothing bad.
 func startProxy(t *testing.T, backend string, extra settings) *proxy {
 	t.Helper()
-	for range 3 {
-		free := freeAddrs(t, 2)
-		p := &proxy{addr: free[0], admin: free[1]}
-		all := settings{
-			"listen":             p.addr,
-			"admin.listen":       p.admin,
-			"upstream.url":       "ws://" + backend,
-			"session.key":        []string{"query:client_id"},
-			"session.grace":      "60s",
-			"events.away":        `{"type":"user_away","username":"${query.username}"}`,
-			"events.reconnected": `{"type":"user_reconnected","username":"${query.username}"}`,
-			"events.left":        `{"type":"user_left","username":"${query.username}"}`,
-			// Receipts are asked for often, so that windows are trimmed, and could be trimmed wrongly, in the
-			// middle of short conversations too.
-			"replay.receipt_interval": "10ms",
-		}
-		maps.Copy(all, extra)
-		p.process = start(t, "", tideover(t), "run", "--config", writeConfig(t, all))
-		if p.ready() {
-			t.Cleanup(func() { p.stopCleanly(t) })
-			return p
-		}
-		if !strings.Contains(p.stderr(), "address already in use") {
-			t.Fatalf("tideover never became ready: %s", p.stderr())
-		}
+	p := &proxy{addr: proxytest.FreeAddr(t), admin: proxytest.FreeAddr(t)}
+	all := settings{
+		"listen":             p.addr,
+		"admin.listen":       p.admin,
+		"upstream.url":       "ws://" + backend,
+		"session.key":        []string{"query:client_id"},
+		"session.grace":      "60s",
+		"events.away":        `{"type":"user_away","username":"${query.username}"}`,
+		"events.reconnected": `{"type":"user_reconnected","username":"${query.username}"}`,
+		"events.left":        `{"type":"user_left","username":"${query.username}"}`,
+		// Receipts are asked for often, so that windows are trimmed, and could be trimmed wrongly, in the
+		// middle of short conversations too.
+		"replay.receipt_interval": "10ms",
 	}
-	t.Fatal("found no free port for tideover")
-	return nil
-}
-
-// freeAddrs returns different loopback addresses that nobody listened on a moment ago.
-func freeAddrs(t *testing.T, count int) (addrs []string) {
-	t.Helper()
-	for range count {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		addrs = append(addrs, ln.Addr().String())
+	maps.Copy(all, extra)
+	p.process = start(t, "", tideover(t), "run", "--config", writeConfig(t, all))
+	if !p.ready() {
+		t.Fatalf("tideover never became ready: %s", p.stderr())
 	}
-	return addrs
+	t.Cleanup(func() { p.stopCleanly(t) })
+	return p
 }
 
 // writeConfig writes a configuration file; a nil value leaves its key out.

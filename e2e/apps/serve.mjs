@@ -1,4 +1,5 @@
 // What the servers of this folder share: files for their pages, and the tests' commands.
+import {createSocket} from 'node:dgram';
 import {readFileSync} from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
@@ -16,13 +17,24 @@ export const site = (files) =>
 
 export const here = (path) => new URL(path, import.meta.url);
 
-export const freePort = () =>
-  new Promise((resolve) => {
-    const server = net.createServer().listen(0, '127.0.0.1', () => {
-      const {port} = server.address();
-      server.close(() => resolve(port));
-    });
-  });
+const listens = (server) => new Promise((resolve) => server.once('listening', () => resolve(true)).once('error', () => resolve(false)));
+
+// freePort finds a port as proxytest.FreeAddr does: below those that systems give out, and marked by a bound UDP socket.
+export const freePort = async () => {
+  for (let tries = 0; tries < 1000; tries++) {
+    const port = 10000 + Math.floor(Math.random() * 22768);
+    const mark = createSocket('udp4').unref();
+    mark.bind(port, '127.0.0.1');
+    if (!(await listens(mark))) continue;
+    const server = net.createServer().listen(port, '127.0.0.1');
+    if (await listens(server)) {
+      server.close();
+      return port;
+    }
+    mark.close();
+  }
+  throw new Error('no free port');
+};
 
 // answer says that the server at a port is ready, and then answers {"cmd":"step","n":N} and {"cmd":"check","n":N}, the
 // latter with what is wrong after N steps, '' if nothing is. ended is called when standard input ends.

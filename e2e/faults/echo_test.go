@@ -18,7 +18,7 @@ import (
 // address. On the path /m it reads a message, checks it, and writes it back as one frame.
 func startGorilla(t *testing.T) string {
 	t.Helper()
-	addr := freeAddr(t)
+	addr := proxytest.FreeAddr(t)
 	cmd := exec.Command(buildEcho(t), "-addr", addr)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tideover/tideover/proxy/proxytest"
 )
 
 // limited starts a program with so many descriptors.
@@ -217,7 +219,7 @@ func TestSlowHandshakes(t *testing.T) {
 // come.
 func TestDialStorm(t *testing.T) {
 	t.Parallel()
-	dead := freeAddr(t)
+	dead := proxytest.FreeAddr(t)
 	began := time.Now()
 	p := startProxy(t, dead)
 	var storm sync.WaitGroup
@@ -261,7 +263,7 @@ func TestDialStorm(t *testing.T) {
 // A backend that is killed ends its sessions, each client hears of it, and once it is back all can begin anew.
 func TestBackendKilled(t *testing.T) {
 	t.Parallel()
-	addr := freeAddr(t)
+	addr := proxytest.FreeAddr(t)
 	run := func() *exec.Cmd {
 		cmd := exec.Command(buildEcho(t), "-addr", addr)
 		if err := cmd.Start(); err != nil {

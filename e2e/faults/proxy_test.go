@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tideover/tideover/proxy/proxytest"
 )
 
 // settings are keys of the configuration with their dots ("session.grace"), and values. A nil value leaves
@@ -79,55 +81,38 @@ func startProxy(t *testing.T, backend string, extras ...settings) *proxy {
 func startProxyAt(t *testing.T, at place, backend string, extras ...settings) *proxy {
 	t.Helper()
 	program := buildTideover(t)
-	for range 3 {
-		p := &proxy{addr: at.listen, admin: at.admin, done: make(chan struct{})}
-		if p.addr == "" {
-			p.addr, p.admin = freeAddr(t), freeAddr(t)
+	p := &proxy{addr: at.listen, admin: at.admin, done: make(chan struct{})}
+	if p.addr == "" {
+		p.addr, p.admin = proxytest.FreeAddr(t), proxytest.FreeAddr(t)
+	}
+	p.client = &http.Client{Transport: &http.Transport{DialContext: at.dial, DisableKeepAlives: true}, Timeout: patience}
+	all := settings{"listen": p.addr, "admin.listen": p.admin, "upstream.url": "ws://" + backend, "session.grace": "60s"}
+	for _, extra := range extras {
+		for key, value := range extra {
+			all[key] = value
 		}
-		p.client = &http.Client{Transport: &http.Transport{DialContext: at.dial, DisableKeepAlives: true}, Timeout: patience}
-		all := settings{"listen": p.addr, "admin.listen": p.admin, "upstream.url": "ws://" + backend, "session.grace": "60s"}
-		for _, extra := range extras {
-			for key, value := range extra {
-				all[key] = value
-			}
-		}
-		line := append(append([]string{}, at.prefix...), program, "run", "--config", writeConfig(t, all))
-		p.cmd = exec.Command(line[0], line[1:]...)
-		p.cmd.Env = append(os.Environ(), at.env...)
-		p.cmd.Stderr = &p.log
-		if at.stderr != nil {
-			p.cmd.Stderr = at.stderr
-		}
-		if err := p.cmd.Start(); err != nil {
-			t.Fatalf("start %v: %v", line, err)
-		}
-		go func() {
-			p.cmd.Wait()
-			close(p.done)
-		}()
-		if p.ready() {
-			t.Cleanup(func() { p.stop(t) })
-			return p
-		}
+	}
+	line := append(append([]string{}, at.prefix...), program, "run", "--config", writeConfig(t, all))
+	p.cmd = exec.Command(line[0], line[1:]...)
+	p.cmd.Env = append(os.Environ(), at.env...)
+	p.cmd.Stderr = &p.log
+	if at.stderr != nil {
+		p.cmd.Stderr = at.stderr
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("start %v: %v", line, err)
+	}
+	go func() {
+		p.cmd.Wait()
+		close(p.done)
+	}()
+	if !p.ready() {
 		p.cmd.Process.Kill()
 		<-p.done
-		if !strings.Contains(p.log.String(), "address already in use") {
-			t.Fatalf("tideover never became ready: %s", p.log.String())
-		}
+		t.Fatalf("tideover never became ready: %s", p.log.String())
 	}
-	t.Fatal("found no free port for tideover")
-	return nil
-}
-
-// freeAddr returns a loopback address that nobody listened on a moment ago.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Cleanup(func() { p.stop(t) })
+	return p
 }
 
 // writeConfig writes a configuration file: JSON is YAML.

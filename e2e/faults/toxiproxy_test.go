@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/tideover/tideover/proxy/proxytest"
 )
 
 // toxiproxy is Shopify's TCP proxy that hurts what it carries. It can't reorder bytes: nothing that speaks TCP can.
@@ -23,7 +25,7 @@ type toxiproxy struct {
 func startToxiproxy(t *testing.T) *toxiproxy {
 	t.Helper()
 	program := buildToxiproxy(t)
-	x := &toxiproxy{t: t, api: freeAddr(t)}
+	x := &toxiproxy{t: t, api: proxytest.FreeAddr(t)}
 	host, port, _ := net.SplitHostPort(x.api)
 	cmd := exec.Command(program, "-host", host, "-port", port)
 	if err := cmd.Start(); err != nil {
