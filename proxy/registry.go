@@ -16,9 +16,9 @@ type registry struct {
 
 type shard struct {
 	mu      sync.Mutex
-	byKey   map[string]*relay
+	byKey   index
 	pending map[string]*place
-	byID    map[sessionID]*relay
+	byID    index
 }
 
 // A place is where a key's session will be once its upstream has accepted.
@@ -37,31 +37,31 @@ func (p *place) over() {
 func newRegistry() *registry {
 	g := &registry{seed: maphash.MakeSeed()}
 	for i := range g.shards {
-		g.shards[i].byKey = make(map[string]*relay)
+		g.shards[i].byKey.hash = func(r *relay) uint64 { return g.hashKey(r.key) }
 		g.shards[i].pending = make(map[string]*place)
-		g.shards[i].byID = make(map[sessionID]*relay)
+		g.shards[i].byID.hash = func(r *relay) uint64 { return g.hashID(r.id) }
 	}
 	return g
 }
 
-func (g *registry) ofKey(key string) *shard {
-	return &g.shards[maphash.String(g.seed, key)%uint64(len(g.shards))]
-}
+func (g *registry) hashKey(key string) uint64 { return maphash.String(g.seed, key) }
 
-// ofID takes what a client made up as well as what is random.
-func (g *registry) ofID(id sessionID) *shard {
-	return &g.shards[maphash.Bytes(g.seed, id[:])%uint64(len(g.shards))]
-}
+// hashID takes what a client made up as well as what is random.
+func (g *registry) hashID(id sessionID) uint64 { return maphash.Bytes(g.seed, id[:]) }
+
+// of is the shard of a hash.
+func (g *registry) of(hash uint64) *shard { return &g.shards[hash%uint64(len(g.shards))] }
 
 // claim finds the session of key, or reserves its place: exactly one of two clients that come
 // with a new key at the same time gets to dial, the other one waits and then resumes. Of the
 // results one is set; ready is closed when it is worth to claim again. The registry keeps a copy
 // of key.
 func (g *registry) claim(key string) (found *relay, mine *place, ready <-chan struct{}) {
-	sh := g.ofKey(key)
+	hash := g.hashKey(key)
+	sh := g.of(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if r := sh.byKey[key]; r != nil {
+	if r := sh.byKey.find(hash, func(r *relay) bool { return r.key == key }); r != nil {
 		return r, nil, nil
 	}
 	if p := sh.pending[key]; p != nil {
@@ -77,7 +77,7 @@ func (g *registry) claim(key string) (found *relay, mine *place, ready <-chan st
 
 // giveUp frees a reserved place for whoever waits for it.
 func (g *registry) giveUp(p *place) {
-	sh := g.ofKey(p.key)
+	sh := g.of(g.hashKey(p.key))
 	sh.mu.Lock()
 	delete(sh.pending, p.key)
 	p.over()
@@ -86,17 +86,17 @@ func (g *registry) giveUp(p *place) {
 
 // fill makes r findable by its id and, if a place was reserved for it, by its key.
 func (g *registry) fill(p *place, r *relay) {
-	sh := g.ofID(r.id)
+	sh := g.of(g.hashID(r.id))
 	sh.mu.Lock()
-	sh.byID[r.id] = r
+	sh.byID.add(r)
 	sh.mu.Unlock()
 	if p == nil {
 		return
 	}
-	sh = g.ofKey(p.key)
+	sh = g.of(g.hashKey(p.key))
 	sh.mu.Lock()
 	delete(sh.pending, p.key)
-	sh.byKey[p.key] = r
+	sh.byKey.add(r)
 	p.over()
 	sh.mu.Unlock()
 }
@@ -106,28 +106,27 @@ func (g *registry) forget(r *relay) {
 	if r.key == "" {
 		return
 	}
-	sh := g.ofKey(r.key)
+	sh := g.of(g.hashKey(r.key))
 	sh.mu.Lock()
-	if sh.byKey[r.key] == r {
-		delete(sh.byKey, r.key)
-	}
+	sh.byKey.remove(r)
 	sh.mu.Unlock()
 }
 
 // remove is the end of r.
 func (g *registry) remove(r *relay) {
-	sh := g.ofID(r.id)
+	sh := g.of(g.hashID(r.id))
 	sh.mu.Lock()
-	delete(sh.byID, r.id)
+	sh.byID.remove(r)
 	sh.mu.Unlock()
 }
 
 // get finds a session by its id.
 func (g *registry) get(id sessionID) *relay {
-	sh := g.ofID(id)
+	hash := g.hashID(id)
+	sh := g.of(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	return sh.byID[id]
+	return sh.byID.find(hash, func(r *relay) bool { return r.id == id })
 }
 
 // all returns every session, also those whose legs are still being closed.
@@ -136,7 +135,7 @@ func (g *registry) all() []*relay {
 	for i := range g.shards {
 		sh := &g.shards[i]
 		sh.mu.Lock()
-		for _, r := range sh.byID {
+		for r := range sh.byID.all {
 			all = append(all, r)
 		}
 		sh.mu.Unlock()

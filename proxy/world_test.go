@@ -296,14 +296,14 @@ func (w *world) wantNothingLeft() {
 		w.t.Errorf("%d bytes are still accounted for", n)
 	}
 	for i := range p.sessions.shards {
-		for key := range p.sessions.shards[i].byKey {
-			w.t.Errorf("key %q is still in the registry", key)
+		for r := range p.sessions.shards[i].byKey.all {
+			w.t.Errorf("key %q is still in the registry", r.key)
 		}
 		for key := range p.sessions.shards[i].pending {
 			w.t.Errorf("key %q is still reserved", key)
 		}
-		for id := range p.sessions.shards[i].byID {
-			w.t.Errorf("session %s is still in the registry", id)
+		for r := range p.sessions.shards[i].byID.all {
+			w.t.Errorf("session %s is still in the registry", r.id)
 		}
 	}
 	s := p.Stats()
