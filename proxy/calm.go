@@ -23,8 +23,9 @@ const (
 	calmStorm = 1000 // handshakes between two looks that are worth a collection when they are over
 )
 
-// watch looks every calmLook until ctx is done.
-func (c *calm) watch(ctx context.Context) {
+// watch looks every calmLook until ctx is done. It tells rest how many handshakes there were since the last
+// look: nothing for more than so many need wait for the next ones.
+func (c *calm) watch(ctx context.Context, rest func(handshakes uint64)) {
 	tick := time.NewTicker(calmLook)
 	defer tick.Stop()
 	for {
@@ -32,7 +33,9 @@ func (c *calm) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if c.over() {
+			n, over := c.look()
+			rest(n)
+			if over {
 				runtime.GC() // what lies in pools lives through one collection
 				debug.FreeOSMemory()
 			}
@@ -40,15 +43,16 @@ func (c *calm) watch(ctx context.Context) {
 	}
 }
 
-// over tells whether a storm has ended: what comes now is little beside what came.
-func (c *calm) over() bool {
+// look counts the handshakes since the last look, and tells whether a storm has ended: these are few beside what
+// came.
+func (c *calm) look() (n uint64, over bool) {
 	now := c.handshakes.Load()
-	n := now - c.last
+	n = now - c.last
 	c.last = now
 	c.peak = max(c.peak, n)
 	if c.peak < calmStorm || n > c.peak/20 {
-		return false
+		return n, false
 	}
 	c.peak = 0
-	return true
+	return n, true
 }

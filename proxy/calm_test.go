@@ -16,8 +16,8 @@ func TestCalmAfterAStorm(t *testing.T) {
 		{1000, false}, {0, true}, {0, false},
 	} {
 		c.handshakes.Add(look.handshakes)
-		if got := c.over(); got != look.over {
-			t.Errorf("look %d, after %d more handshakes: over is %v, want %v", i, look.handshakes, got, look.over)
+		if n, over := c.look(); n != look.handshakes || over != look.over {
+			t.Errorf("look %d, after %d more handshakes: counts %d, over is %v, want %v", i, look.handshakes, n, over, look.over)
 		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 const (
 	// maxIdleDoormen is how many goroutines wait for the next client with a stack that has
 	// grown already, so that a storm of handshakes need not grow one for each.
-	maxIdleDoormen = 16
+	maxIdleDoormen = 64
 	// slowAfter is how long a handshake takes before somebody watches it: sets the deadlines that it
 	// has, and looks whether its client is still there. Most are over long before.
 	slowAfter = 50 * time.Millisecond
@@ -40,6 +40,7 @@ type door struct {
 	works    turnstile
 
 	next    chan net.Conn // to a doorman that waits
+	home    chan struct{} // sends one home that waits
 	stopped chan struct{} // closed when no client is accepted any more
 	serving sync.WaitGroup
 
@@ -53,7 +54,7 @@ type door struct {
 func newDoor(p *Proxy, l net.Listener, server *http.Server, log *serverLog) *door {
 	d := &door{
 		p: p, listener: l, server: server, log: log, timeout: server.ReadHeaderTimeout, works: newTurnstile(),
-		rest: newHandover(l.Addr()), next: make(chan net.Conn), stopped: make(chan struct{}),
+		rest: newHandover(l.Addr()), next: make(chan net.Conn), home: make(chan struct{}), stopped: make(chan struct{}),
 		doormen: make(map[*doorman]struct{}),
 	}
 	server.ConnContext = withHanded
@@ -148,9 +149,23 @@ func (d *door) rests(m *doorman) bool {
 	return true
 }
 
+// sendHome ends those who wait, but for keep of them: each has a stack that has grown, and buffers.
+func (d *door) sendHome(keep uint64) {
+	d.mu.Lock()
+	n := d.idle - int(min(keep, uint64(d.idle)))
+	d.idle -= n
+	d.mu.Unlock()
+	for range n {
+		select {
+		case d.home <- struct{}{}:
+		case <-d.stopped: // they go as well
+			return
+		}
+	}
+}
+
 // leave is the end of a doorman.
 func (d *door) leave(m *doorman) {
-	d.serving.Done()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.doormen, m)

@@ -265,6 +265,45 @@ func TestAPanicAtTheDoor(t *testing.T) {
 	})
 }
 
+// After a storm nobody is kept waiting for the next one, and the next one is served as ever.
+func TestDoormenGoHomeAfterAStorm(t *testing.T) {
+	story(t, nil, func(t *testing.T, w *world) {
+		w.settle() // until it serves
+		d := w.p.door.Load()
+		waiting := func() int {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if len(d.doormen) != d.idle {
+				t.Errorf("%d doormen, of whom %d wait, while there is no client", len(d.doormen), d.idle)
+			}
+			return d.idle
+		}
+		for storm := range 2 {
+			w.backend.Late(time.Second)
+			var clients []<-chan verdict
+			for i := range 10 {
+				clients = append(clients, w.begin(fmt.Sprintf("/?client_id=%d-%d", storm, i)))
+			}
+			w.pass(time.Second)
+			for _, v := range clients {
+				wantRefused(t, <-v, "a client", http.StatusSwitchingProtocols)
+			}
+			w.settle()
+			if n := waiting(); n != 10 {
+				t.Errorf("%d doormen wait after 10 handshakes at once, want all", n)
+			}
+			for _, keep := range []uint64{100, 10, 3, 4, 0, 0} {
+				d.sendHome(keep)
+				w.settle()
+				if want := map[uint64]int{100: 10, 10: 10, 3: 3, 4: 3, 0: 0}[keep]; waiting() != want {
+					t.Errorf("%d doormen wait after all but %d were sent home, want %d", waiting(), keep, want)
+				}
+			}
+		}
+		w.wantSessions(20, 0)
+	})
+}
+
 // flaky fails as a system does that has no descriptors left, until it is told to go on.
 type flaky struct {
 	net.Listener

@@ -39,13 +39,19 @@ func newDoorman(d *door) *doorman {
 func (m *doorman) work(conn net.Conn) {
 	for ok := true; ok; {
 		if !m.serve(conn) {
+			m.d.serving.Done()
 			m.d.leave(m)
 			return
 		}
 		if !m.d.rests(m) {
 			break
 		}
-		conn, ok = <-m.d.next
+		select {
+		case conn, ok = <-m.d.next:
+		case <-m.d.home:
+			m.d.leave(m)
+			return
+		}
 	}
 	m.d.doormenOff.Put(m)
 }

@@ -56,6 +56,7 @@ type Proxy struct {
 	serving  atomic.Bool
 	counters counters
 	calm     calm
+	door     atomic.Pointer[door] // once it serves
 
 	unkeyed struct { // the log line about clients without identity
 		sync.Mutex
@@ -110,7 +111,11 @@ func (p *Proxy) ListenAndServe(ctx context.Context) error {
 	}
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
-	go p.calm.watch(watching)
+	go p.calm.watch(watching, func(handshakes uint64) {
+		if d := p.door.Load(); d != nil {
+			d.sendHome(handshakes)
+		}
+	})
 	return p.serve(ctx, public, adminListener)
 }
 
@@ -126,6 +131,7 @@ func (p *Proxy) serve(ctx context.Context, public, adminListener net.Listener) e
 		ErrorLog:          errorLog.logger(),
 	}
 	door := newDoor(p, &tlsListener{engine.Accepting(public, p.legs), p}, server, errorLog)
+	p.door.Store(door)
 	failed := make(chan error, 2)
 	go func() {
 		if err := door.run(); err != nil {
