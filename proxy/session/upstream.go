@@ -25,8 +25,8 @@ func (s *Session) arrive(now Time, b []byte, fx *Effects) int {
 	i := 0
 	for inFrame := r.remain > 0; ; {
 		if inFrame {
-			if s.mode == Relay && !s.room(now, 0, false, fx) {
-				return i
+			if s.mode == Relay && r.remain > 0 && !s.room(now, 0, false, fx) {
+				return i // an empty frame ends with its header: nothing would come back to it
 			}
 			k := int(min(r.remain, int64(len(b)-i)))
 			s.keep(b[i : i+k])
