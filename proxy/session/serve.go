@@ -170,8 +170,8 @@ func (s *Session) receipt(n uint64) {
 // to that had come. (A browser answers pings before its page has run; only the second
 // round trip shows that what came before the first one has been read.)
 //
-// When half the time is over, or receiptBytes wait, data that goes out takes the ping along: on a leg
-// with some traffic none has to go by itself.
+// Data that goes out takes the ping along once receiptBytes wait, or if by the pace since the last ping the next
+// message would come too late for that: on a leg with some traffic no ping has to go by itself, and few go.
 func (s *Session) askReceipt(now Time, sent bool) {
 	c, w := &s.client, &s.win
 	if !w.unreceived() || c.pings > c.pongs || c.pingDue {
@@ -184,8 +184,9 @@ func (s *Session) askReceipt(now Time, sent bool) {
 	last := s.up.ended && s.up.closeMsg.empty() // without a Close whose answer would prove it
 	urgent := s.up.stalled || last || 2*w.len() >= s.cfg.MaxBytes || 2*w.messages() >= s.cfg.MaxMessages ||
 		sent && w.len() >= receiptBytes
-	early := now.add(s.cfg.ReceiptInterval / 2)
-	if urgent || c.receiptAt <= now || sent && c.receiptAt <= early {
+	left := time.Duration(c.receiptAt - now)
+	pace := (s.cfg.ReceiptInterval - left) / time.Duration(max(1, w.sentMsgs-min(c.snap, w.sentMsgs)))
+	if urgent || left <= 0 || sent && left <= pace {
 		c.receiptAt, c.pingDue = 0, true
 	}
 }
