@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +26,8 @@ import (
 // BenchmarkGCOfAMillionSessions builds a million attached sessions: relays, cores, timers, registry and all, but legs
 // without sockets. An iteration is two cycles of the garbage collector: of the first it tells the CPU
 // time, of the second the longest time that a goroutine which works as an event loop does was kept from working.
+// Then, for as long, the same goroutine runs beside others that only count, one for each other processor of Go:
+// how long they keep it from working is the system's doing and no collector's.
 //
 //	go test ./proxy -run '^$' -bench GCOfAMillion -benchtime 10x
 func BenchmarkGCOfAMillionSessions(b *testing.B) {
@@ -34,20 +38,26 @@ func BenchmarkGCOfAMillionSessions(b *testing.B) {
 	defer debug.SetGCPercent(100)
 	var heap runtime.MemStats
 	runtime.ReadMemStats(&heap)
-	var stops []time.Duration
+	var stops, without []time.Duration
 	var cpu time.Duration
 	for b.Loop() {
 		before := cpuTime()
 		runtime.GC()
 		cpu += cpuTime() - before
-		worst := watchLoop()
+		began, worst := time.Now(), watchLoop()
 		runtime.GC()
 		stops = append(stops, worst())
+		took := time.Since(began)
+		worst = watchLoop()
+		keepBusy(runtime.GOMAXPROCS(0)-1, took)
+		without = append(without, worst())
 	}
 	slices.Sort(stops)
+	slices.Sort(without)
 	b.ReportMetric(cpu.Seconds()*1e3/float64(b.N), "cpu-ms/cycle")
 	b.ReportMetric(stops[len(stops)/2].Seconds()*1e3, "median-longest-stop-ms")
 	b.ReportMetric(stops[len(stops)-1].Seconds()*1e3, "longest-stop-ms")
+	b.ReportMetric(without[len(without)/2].Seconds()*1e3, "median-stop-beside-counting-ms")
 	b.ReportMetric(float64(heap.HeapAlloc)/sessions, "B/session")
 	b.ReportMetric(float64(heap.HeapObjects)/sessions, "objects/session")
 	runtime.KeepAlive(p)
@@ -75,6 +85,21 @@ func watchLoop() (end func() time.Duration) {
 		close(stop)
 		return <-longest
 	}
+}
+
+// keepBusy has n goroutines count for so long.
+func keepBusy(n int, duration time.Duration) {
+	var over atomic.Bool
+	var counting sync.WaitGroup
+	for range n {
+		counting.Go(func() {
+			for !over.Load() {
+			}
+		})
+	}
+	time.Sleep(duration)
+	over.Store(true)
+	counting.Wait()
 }
 
 // cpuTime is the CPU time of the process.
