@@ -185,10 +185,14 @@ func (s *Session) askReceipt(now Time, sent bool) {
 	urgent := s.up.stalled || last || 2*w.len() >= s.cfg.MaxBytes || 2*w.messages() >= s.cfg.MaxMessages ||
 		sent && w.len() >= receiptBytes
 	left := time.Duration(c.receiptAt - now)
-	pace := (s.cfg.ReceiptInterval - left) / time.Duration(max(1, w.sentMsgs-min(c.snap, w.sentMsgs)))
-	if urgent || left <= 0 || sent && left <= pace {
+	if urgent || left <= 0 || sent && left <= s.pace(left) {
 		c.receiptAt, c.pingDue = 0, true
 	}
+}
+
+// pace is how long a message has been in coming since the last ping, on average, when left is left of the interval.
+func (s *Session) pace(left time.Duration) time.Duration {
+	return (s.cfg.ReceiptInterval - left) / time.Duration(max(1, s.win.sentMsgs-s.client.snap))
 }
 
 // pingPayload is a nonce and the ping's number, 8 bytes each.

@@ -200,7 +200,7 @@ func (s *Session) Attach(now Time, a Attachment, fx *Effects) (Leg, error) {
 		s.welcome(a, old != StateFresh)
 	}
 	s.win.rewind()
-	s.client.proven = s.win.base
+	s.client.proven, s.client.snap = s.win.base, s.win.base
 
 	switch {
 	case old == StateFresh:
