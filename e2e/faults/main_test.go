@@ -22,10 +22,7 @@ import (
 	"time"
 )
 
-var (
-	soakTime = flag.Duration("soak", 5*time.Second, "how long TestSoak loads the proxy")
-	idle     = flag.Int("idle", 500, "how many sessions TestIdleSessions holds; a process needs twice as many descriptors")
-)
+var soakTime = flag.Duration("soak", 5*time.Second, "how long TestSoak loads the proxy")
 
 // patience bounds every wait: long enough for a busy machine, so that only a condition that never
 // comes true fails a test.
