@@ -15,6 +15,8 @@ const (
 	// timerGrain is what timers are rounded up to, so that a loop with thousands of them
 	// wakes up some hundred times a second at most.
 	timerGrain = int64(4 * time.Millisecond)
+	// maxMissed is how many waits a loop makes without lingering, once it has lingered in vain for long.
+	maxMissed = 63
 )
 
 // A loop serves legs. It waits for their sockets by itself: were its epoll descriptor watched
@@ -34,6 +36,8 @@ type loop struct {
 	buf    []byte // what every leg is read into
 	events [turnEvents]unix.EpollEvent
 	ready  [turnEvents]*loopLeg
+	missed int // waits in a row that lingering was too short for, within bounds
+	skip   int // waits to come that are made without
 	work   []*loopLeg
 	sealed tlsInput
 
@@ -101,13 +105,32 @@ func (lp *loop) run() {
 			lp.asleep.Store(false)
 			n = pollFD(lp.epfd, lp.events[:])
 		} else {
-			n = waitFD(lp.epfd, lp.events[:], wait)
+			n = lp.await(wait)
 			lp.asleep.Store(false)
 		}
 		lp.fire()
 		lp.serveReady(n)
 		lp.serveQueue()
 	}
+}
+
+// await waits for events, for so many milliseconds at most (negative: without end). A loop that is the only one lingers
+// first, but the less often the longer that has been in vain: with little to do it gains nothing. Of several, each
+// would keep a processor of Go's from handshakes that could use it.
+func (lp *loop) await(ms int) (n int) {
+	switch {
+	case lp.e.o.Loops > 1:
+	case lp.skip > 0:
+		lp.skip--
+	default:
+		if n = lingerFD(lp.epfd, lp.events[:]); n > 0 {
+			lp.missed = 0
+			return n
+		}
+		lp.missed = min(2*lp.missed+1, maxMissed)
+		lp.skip = lp.missed
+	}
+	return waitFD(lp.epfd, lp.events[:], ms)
 }
 
 // serveReady serves the legs of the first n events.
