@@ -23,6 +23,7 @@ import (
 
 	"github.com/tideover/tideover/config"
 	"github.com/tideover/tideover/proxy/engine"
+	"github.com/tideover/tideover/proxy/proxytest"
 	"github.com/tideover/tideover/proxy/session"
 )
 
@@ -76,7 +77,7 @@ func BenchmarkGCOfAMillionSessions(b *testing.B) {
 const talkEvery = 200 * time.Microsecond
 
 // watchLoop has another process write the time to a leg of e, again and again. Each call of what it returns tells by how
-// much the leg's handler came too late at worst, since the call before.
+// much the leg's handler came too late at worst, since the call before. It waits for what was said before it was called.
 func watchLoop(t testing.TB, e engine.Engine) (late func() time.Duration) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -100,7 +101,17 @@ func watchLoop(t testing.TB, e engine.Engine) (late func() time.Duration) {
 	leg := e.(standInEngine).Engine.Group(h).Add(conn, nil)
 	leg.Resume()
 	t.Cleanup(func() { leg.Close(false) })
-	return func() time.Duration { return time.Duration(h.worst.Swap(0)) }
+	return func() time.Duration {
+		t.Helper()
+		called, patience := monotonic(), time.Now().Add(proxytest.Patience)
+		for h.heard.Load() < called {
+			if time.Now().After(patience) {
+				t.Fatal("the loop heard nothing of the process that talks to it")
+			}
+			time.Sleep(talkEvery)
+		}
+		return time.Duration(h.worst.Swap(0))
+	}
 }
 
 // init makes a talker of the process that watchLoop starts: it ends when nobody listens any more.
@@ -126,13 +137,16 @@ func monotonic() int64 {
 // A listener notes how late the times come that it is told. Of several at once the first has waited longest.
 type listener struct {
 	worst atomic.Int64
-	rest  int // bytes of a time that have come
+	heard atomic.Int64 // the last time
+	rest  int          // bytes of a time that have come
 }
 
 func (l *listener) Data(_ engine.Leg, b []byte) int {
 	now := monotonic()
 	if l.rest == 0 && len(b) >= 8 {
-		late := now - int64(binary.NativeEndian.Uint64(b))
+		said := int64(binary.NativeEndian.Uint64(b))
+		l.heard.Store(said)
+		late := now - said
 		for worst := l.worst.Load(); late > worst && !l.worst.CompareAndSwap(worst, late); worst = l.worst.Load() {
 		}
 	}

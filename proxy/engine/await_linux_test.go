@@ -1,5 +1,3 @@
-//go:build !race
-
 package engine
 
 import (
@@ -14,7 +12,7 @@ func TestLoopsLingerLessAndLess(t *testing.T) {
 	lp := awaiting(t, 1)
 	waits := func(n int) (skips []int) {
 		for range n {
-			lp.await(0)
+			lp.await(1)
 			skips = append(skips, lp.skip)
 		}
 		return skips
@@ -28,7 +26,8 @@ func TestLoopsLingerLessAndLess(t *testing.T) {
 		}
 	}
 	want(waits(6), 1, 0, 3, 2, 1, 0)
-	for range 2 * maxMissed {
+	for range maxMissed {
+		lp.skip = min(lp.skip, 1)
 		waits(1)
 	}
 	if lp.missed != maxMissed {
@@ -45,6 +44,15 @@ func TestLoopsLingerLessAndLess(t *testing.T) {
 
 	lp = awaiting(t, 2)
 	want(waits(3), 0, 0, 0)
+}
+
+// A timer may be late by what the loop lingers, and by no more.
+func TestLingeringCountsAsWaiting(t *testing.T) {
+	for wait, want := range map[int]int{-1: -1, 0: 0, 1: 0, patience: 0, patience + 1: 1, 60_000: 60_000 - patience} {
+		if got := remaining(wait); got != want {
+			t.Errorf("of a wait of %d ms, %d are left after lingering, want %d", wait, got, want)
+		}
+	}
 }
 
 func awaiting(t *testing.T, n int) *loop {

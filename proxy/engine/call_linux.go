@@ -51,9 +51,7 @@ func rawCall(trap uintptr, fd int, p unsafe.Pointer, n, flags int) (int, syscall
 	}
 }
 
-// pollFD takes the events that there are.
-func pollFD(epfd int, events []unix.EpollEvent) (n int) { return pollFor(epfd, events, 0) }
-
+// pollFor waits until there are events, but no longer than ms milliseconds. Whoever stops the world ends it with a signal.
 func pollFor(epfd int, events []unix.EpollEvent, ms int) (n int) {
 	r, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(ms), 0, 0)
 	if errno != 0 {
@@ -61,11 +59,3 @@ func pollFor(epfd int, events []unix.EpollEvent, ms int) (n int) {
 	}
 	return int(r)
 }
-
-// patience is for how many milliseconds a loop waits before Go's scheduler hears of it. What a busy loop waits for comes
-// sooner, and then nobody has taken its place meanwhile, which it would have to get back first. It is longer than a
-// tick of the system's, for which there is a timer already, as short waits would have to set one each.
-const patience = 8
-
-// lingerFD waits until there are events, but no longer than patience. Whoever stops the world ends it with a signal.
-func lingerFD(epfd int, events []unix.EpollEvent) (n int) { return pollFor(epfd, events, patience) }

@@ -15,6 +15,10 @@ const (
 	// timerGrain is what timers are rounded up to, so that a loop with thousands of them
 	// wakes up some hundred times a second at most.
 	timerGrain = int64(4 * time.Millisecond)
+	// patience is for how many milliseconds a loop lingers: waits before Go's scheduler hears of it. What a busy loop
+	// waits for comes sooner, and then nobody has taken its place meanwhile, which it would have to get back first. It
+	// is longer than the tick of most systems, for which there is a timer already: short waits would set one each.
+	patience = 8
 	// maxMissed is how many waits a loop makes without lingering, once it has lingered in vain for long.
 	maxMissed = 63
 )
@@ -36,10 +40,10 @@ type loop struct {
 	buf    []byte // what every leg is read into
 	events [turnEvents]unix.EpollEvent
 	ready  [turnEvents]*loopLeg
-	missed int // waits in a row that lingering was too short for, within bounds
-	skip   int // waits to come that are made without
 	work   []*loopLeg
 	sealed tlsInput
+	missed int // how many waits were made without lingering, after the last in vain
+	skip   int // how many are still to be made so
 
 	mu     sync.Mutex // a leaf: may be taken with a leg locked
 	slots  []slot
@@ -103,7 +107,7 @@ func (lp *loop) run() {
 		n := 0
 		if wait == 0 {
 			lp.asleep.Store(false)
-			n = pollFD(lp.epfd, lp.events[:])
+			n = pollFor(lp.epfd, lp.events[:], 0)
 		} else {
 			n = lp.await(wait)
 			lp.asleep.Store(false)
@@ -115,22 +119,31 @@ func (lp *loop) run() {
 }
 
 // await waits for events, for so many milliseconds at most (negative: without end). A loop that is the only one lingers
-// first, but the less often the longer that has been in vain: with little to do it gains nothing. Of several, each
-// would keep a processor of Go's from handshakes that could use it.
+// first, for which a timer may be late by patience, but the less often the longer that has been in vain: with little to
+// do it gains nothing. Of several, each would keep a processor of Go's from handshakes that could use it.
 func (lp *loop) await(ms int) (n int) {
 	switch {
 	case lp.e.o.Loops > 1:
 	case lp.skip > 0:
 		lp.skip--
 	default:
-		if n = lingerFD(lp.epfd, lp.events[:]); n > 0 {
+		if n = pollFor(lp.epfd, lp.events[:], patience); n > 0 {
 			lp.missed = 0
 			return n
 		}
 		lp.missed = min(2*lp.missed+1, maxMissed)
 		lp.skip = lp.missed
+		ms = remaining(ms)
 	}
 	return waitFD(lp.epfd, lp.events[:], ms)
+}
+
+// remaining is what is left of a wait after lingering, so that no timer is late by more than patience.
+func remaining(ms int) int {
+	if ms < 0 {
+		return ms
+	}
+	return max(0, ms-patience)
 }
 
 // serveReady serves the legs of the first n events.

@@ -25,8 +25,9 @@ import (
 // for a moment, get a portable leg (NewPortable).
 //
 // The loops begin with the first Group. A loop is not locked to a thread, and may keep a
-// processor busy, a single one also while it waits for some milliseconds: GOMAXPROCS should be one more than Options.Loops, or handshakes and all else
-// wait until the scheduler takes it away from them.
+// processor busy, a single one also while it waits for some milliseconds: GOMAXPROCS should be
+// one more than Options.Loops, or handshakes and all else wait until the scheduler takes it
+// away from them.
 func New(o Options) Engine {
 	if o.Loops <= 0 {
 		o.Loops = max(1, runtime.GOMAXPROCS(0)-1)
