@@ -56,7 +56,7 @@ func pauseOrResume(pause bool) Kind {
 // serve hands the client leg what there is for it: the window in order, and control
 // frames and messages where the boundaries allow them.
 func (s *Session) serve(now Time, fx *Effects) {
-	c, w, sent := &s.client, &s.win, false
+	c, w, sent, before := &s.client, &s.win, false, s.win.sentMsgs
 	if c.id == 0 {
 		return
 	}
@@ -73,7 +73,7 @@ func (s *Session) serve(now Time, fx *Effects) {
 		}
 	}
 	if s.mode == Keyed {
-		s.askReceipt(now, sent)
+		s.askReceipt(now, sent, w.sentMsgs > before && before == c.snap)
 	}
 	if c.blocked || c.closing {
 		return
@@ -170,29 +170,37 @@ func (s *Session) receipt(n uint64) {
 // to that had come. (A browser answers pings before its page has run; only the second
 // round trip shows that what came before the first one has been read.)
 //
-// Data that goes out takes the ping along once receiptBytes wait, or if by the pace since the last ping the next
+// The interval begins with the first message since the last ping, or without one, for the second round trip, with the
+// answer. Data that goes out takes the ping along once receiptBytes wait, or if by the pace so far the next
 // message would come too late for that: on a leg with some traffic no ping has to go by itself, and few go.
-func (s *Session) askReceipt(now Time, sent bool) {
+func (s *Session) askReceipt(now Time, sent, first bool) {
 	c, w := &s.client, &s.win
 	if !w.unreceived() || c.pings > c.pongs || c.pingDue {
 		c.receiptAt = 0
 		return
 	}
-	if c.receiptAt == 0 {
-		c.receiptAt = now.add(s.cfg.ReceiptInterval)
+	interval := s.receiptInterval()
+	if c.receiptAt == 0 || first {
+		c.receiptAt = now.add(interval)
 	}
 	last := s.up.ended && s.up.closeMsg.empty() // without a Close whose answer would prove it
 	urgent := s.up.stalled || last || 2*w.len() >= s.cfg.MaxBytes || 2*w.messages() >= s.cfg.MaxMessages ||
 		sent && w.len() >= receiptBytes
 	left := time.Duration(c.receiptAt - now)
-	if urgent || left <= 0 || sent && left <= s.pace(left) {
+	pace := (interval - left) / time.Duration(max(2, w.sentMsgs-c.snap)-1)
+	if urgent || left <= 0 || sent && left <= pace {
 		c.receiptAt, c.pingDue = 0, true
 	}
 }
 
-// pace is how long a message has been in coming since the last ping, on average, when left is left of the interval.
-func (s *Session) pace(left time.Duration) time.Duration {
-	return (s.cfg.ReceiptInterval - left) / time.Duration(max(1, s.win.sentMsgs-s.client.snap))
+// receiptInterval is a random part of the configured one for a leg's first ping, and all of it later: legs that began
+// together, or hear the same broadcasts, are not to ask and answer all at once for ever.
+func (s *Session) receiptInterval() time.Duration {
+	d := s.cfg.ReceiptInterval
+	if c := &s.client; c.pings == 0 {
+		d -= d / 256 * time.Duration(c.nonce>>56)
+	}
+	return d
 }
 
 // pingPayload is a nonce and the ping's number, 8 bytes each.

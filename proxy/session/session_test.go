@@ -135,6 +135,34 @@ func TestDropAndResume(t *testing.T) {
 	wantTexts(t, "client 2", r.texts(2), "4", "5", "6", "7")
 }
 
+// Clients that hear the same broadcast at once are asked for their first receipts at different times, by the random
+// nonce of each; their next ones wait for the whole interval.
+func TestFirstReceiptsAreSpread(t *testing.T) {
+	const legs = 64
+	cfg := testConfig()
+	asked := map[Time]bool{}
+	for i := range uint64(legs) {
+		r := newRig(t, Keyed, cfg)
+		r.nonce = i<<58 - 1
+		r.attach(0)
+		start := r.now
+		r.hear("everybody")
+		first := r.s.Next()
+		if first <= start || first > start.add(cfg.ReceiptInterval) {
+			t.Fatalf("leg %d is asked after %v, want more than nothing and at most %v", i, time.Duration(first-start), cfg.ReceiptInterval)
+		}
+		asked[first] = true
+		r.advance(time.Duration(first - start))
+		r.pong()
+		if next := r.s.Next(); next != first.add(cfg.ReceiptInterval) {
+			t.Errorf("leg %d is asked again after %v, want %v", i, time.Duration(next-first), cfg.ReceiptInterval)
+		}
+	}
+	if len(asked) != legs {
+		t.Errorf("%d legs are asked at %d times, want one of its own for each", legs, len(asked))
+	}
+}
+
 func TestGraceOver(t *testing.T) {
 	r := newRig(t, Keyed, testConfig())
 	r.attach(0)
