@@ -132,6 +132,31 @@ func Parse(b []byte) (h Header, ok bool, err *Error) {
 	return h, true, nil
 }
 
+// Message returns the length of the message that b begins with, header included, if it is the plainest kind: one data frame of at most 64 KiB
+// that is all in b and breaks no rule, masked or not as asked. Else it is 0, and Parse tells what b begins with.
+func Message(b []byte, masked bool) int {
+	if len(b) < 2 || b[0] != 0x80|Text && b[0] != 0x80|Binary {
+		return 0
+	}
+	n, m := int(b[1]), 2
+	if masked {
+		n ^= 0x80
+		m = 6
+	}
+	switch {
+	case n < 126:
+		n += m
+	case n == 126 && len(b) >= 4:
+		n = int(binary.BigEndian.Uint16(b[2:])) + m + 2
+	default: // not masked as asked, too, has its top bit set
+		return 0
+	}
+	if n > len(b) {
+		return 0
+	}
+	return n
+}
+
 // AppendHeader appends the header of a frame with the shortest length encoding; mask is
 // nil for a frame that is not masked.
 func AppendHeader(dst []byte, fin bool, op byte, length int64, mask *[4]byte) []byte {

@@ -44,6 +44,41 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// Message and Parse must not differ: whatever Message takes is what Parse makes of it, and it takes all that is plain.
+func TestMessageIsWhatParseSays(t *testing.T) {
+	mask := [4]byte{1, 2, 3, 4}
+	taken := 0
+	for _, b0 := range []byte{0x80 | Text, 0x80 | Binary, 0x80, Text, 0xc0 | Text, 0x80 | Close, 0x80 | Ping, 0x83, 0} {
+		for _, size := range []int{0, 1, 125, 126, 127, 128, 255, 256, 65535, 65536} {
+			for _, m := range []*[4]byte{nil, &mask} {
+				b := append(AppendHeader(nil, true, 0, int64(size), m), make([]byte, size+3)...)
+				b[0] = b0
+				for _, n := range []int{0, 1, 2, 3, 5, 6, 8, len(b) - 4, len(b) - 3, len(b)} {
+					for _, masked := range []bool{false, true} {
+						p := b[:min(max(n, 0), len(b))]
+						h, ok, err := Parse(p)
+						want := 0
+						if plain := b0 == 0x80|Text || b0 == 0x80|Binary; ok && err == nil && plain && h.Masked == masked && h.Len < 1<<16 && h.Total() <= int64(len(p)) {
+							want = int(h.Total())
+							taken++
+						}
+						if got := Message(p, masked); got != want {
+							t.Fatalf("% x… of %d bytes, masked %v: %d, want %d", p[:min(len(p), 8)], len(p), masked, got, want)
+						}
+					}
+				}
+			}
+		}
+	}
+	if taken < 50 {
+		t.Errorf("only %d messages were to be taken", taken)
+	}
+	shortened := []byte{0x80 | Binary, 126, 0, 1, 'x'} // not in the fewest bytes
+	if got := Message(shortened, false); got != len(shortened) {
+		t.Errorf("a length that is longer than need be: %d, want %d", got, len(shortened))
+	}
+}
+
 // Headers that no peer may send, each refused as soon as the bytes that are wrong are there.
 func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct {

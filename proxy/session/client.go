@@ -124,6 +124,12 @@ func (s *Session) messagesUp(now Time, b []byte, fx *Effects) int {
 				}
 			}
 		}
+		if !held && r.stash == nil {
+			if n := s.wholeUp(b, i, &run); n > 0 {
+				i += n
+				from = i
+			}
+		}
 		if i == len(b) {
 			break
 		}
@@ -178,6 +184,34 @@ func (s *Session) messagesUp(now Time, b []byte, fx *Effects) int {
 	return len(b)
 }
 
+// wholeUp adds to the run the messages at b[from:], for as long as they are of the plainest kind and nobody wants to see what is
+// in them, and returns their length.
+func (s *Session) wholeUp(b []byte, from int, run *run) int {
+	if !s.client.rx.idle() || s.up.ended || s.up.closing {
+		return 0
+	}
+	seen := s.cfg.Dedup != nil || s.mode == Counted // text is
+	end, n := from, 0
+	for {
+		k := frame.Message(b[end:], true)
+		if k == 0 || int64(k) > s.cfg.MaxMessageBytes || seen && b[end]&0x0f == frame.Text {
+			break
+		}
+		end += k
+		n++
+	}
+	if n > 0 {
+		s.received += uint64(n)
+		s.Stats.Up += uint64(n)
+		s.Stats.UpBytes += uint64(end - from)
+		if k := s.client.counted; k != nil {
+			k.unacked += end - from
+		}
+		run.extend(b, from, end)
+	}
+	return end - from
+}
+
 func (s *Session) holdBack(p []byte) {
 	if len(p) == 0 {
 		return
@@ -203,8 +237,17 @@ func (r *run) flush(b []byte) {
 	r.fx.send(Upstream, b[r.start:r.end])
 	r.start = r.end
 	for ; r.marked < len(r.fx.marks); r.marked++ {
-		r.fx.add(Effect{Kind: Mark, ID: r.fx.marks[r.marked]})
+		r.fx.add(Mark, Upstream).ID = r.fx.marks[r.marked]
 	}
+}
+
+// extend adds b[from:to] to the run, or begins a new one.
+func (r *run) extend(b []byte, from, to int) {
+	if r.end != from {
+		r.flush(b)
+		r.start = from
+	}
+	r.end = to
 }
 
 // message decides what becomes of a whole client message: b[from:to], or hold. It returns false
@@ -257,11 +300,7 @@ func (s *Session) message(now Time, msg []byte, held bool, from, to int, run *ru
 		run.flush(b)
 		fx.send(Upstream, msg)
 	default:
-		if run.end != from {
-			run.flush(b)
-			run.start = from
-		}
-		run.end = to
+		run.extend(b, from, to)
 	}
 	if found {
 		fx.marks = append(fx.marks, id)

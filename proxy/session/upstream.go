@@ -39,8 +39,10 @@ func (s *Session) arrive(now Time, b []byte, fx *Effects) int {
 			}
 		}
 		stashed := r.stash != nil && !r.taken
-		if i == len(b) && !stashed {
-			return i
+		if !stashed {
+			if i += s.wholeDown(b[i:], fx); i == len(b) {
+				return i
+			}
 		}
 		h, raw, n, ok, err := r.next(b[i:], false)
 		if err == nil && !ok {
@@ -90,6 +92,32 @@ func (s *Session) arrive(now Time, b []byte, fx *Effects) int {
 		s.upstreamFault(now, err, fx)
 		return len(b)
 	}
+}
+
+// wholeDown puts the messages that b begins with into the window, for as long as they are of the plainest kind and there
+// certainly is room, and returns their length: most messages are, and need none of what arrive sees to.
+func (s *Session) wholeDown(b []byte, fx *Effects) int {
+	if !s.up.rx.idle() || s.mode != Keyed || s.state != StateAttached || s.up.skip || fx.Pressure {
+		return 0
+	}
+	messages := s.cfg.MaxMessages - s.win.messages()
+	bytes := min(len(b), s.cfg.MaxBytes-s.win.len()-1)
+	end, n := 0, 0
+	for n < messages {
+		k := frame.Message(b[end:], false)
+		if k == 0 || end+k > bytes || int64(k) > s.cfg.MaxMessageBytes {
+			break
+		}
+		end += k
+		n++
+	}
+	if n > 0 {
+		s.up.stalled = false
+		s.Stats.Down += uint64(n)
+		s.Stats.DownBytes += uint64(end)
+		s.win.addWhole(b[:end], n)
+	}
+	return end
 }
 
 // keepHeader puts a data frame's header into the window, with an escape behind it where its
