@@ -60,12 +60,25 @@ type Effects struct {
 	spent   [][]byte   // buffers to give back once List has been executed
 }
 
-func (fx *Effects) add(e Effect)       { fx.List = append(fx.List, e) }
-func (fx *Effects) do(k Kind, leg Leg) { fx.add(Effect{Kind: k, Leg: leg}) }
-func (fx *Effects) emit(ev Event)      { fx.add(Effect{Kind: Emit, Event: ev}) }
+// add appends an effect, to be filled in where it lies: one that is made elsewhere, in small pieces, and copied in large ones waits in
+// between until the processor has written down everything before it, the message of a cold session for one.
+func (fx *Effects) add(k Kind, leg Leg) *Effect {
+	n := len(fx.List)
+	if n == cap(fx.List) {
+		fx.List = append(fx.List, Effect{})
+	} else {
+		fx.List = fx.List[:n+1] // Release has cleared it
+	}
+	e := &fx.List[n]
+	e.Kind, e.Leg = k, leg
+	return e
+}
+
+func (fx *Effects) do(k Kind, leg Leg) { fx.add(k, leg) }
+func (fx *Effects) emit(ev Event)      { fx.add(Emit, Upstream).Event = ev }
 func (fx *Effects) send(leg Leg, data []byte) {
 	if len(data) > 0 {
-		fx.add(Effect{Kind: Send, Leg: leg, Data: data})
+		fx.add(Send, leg).Data = data
 	}
 }
 
