@@ -156,6 +156,7 @@ func (l *listener) Data(_ engine.Leg, b []byte) int {
 
 func (*listener) Writable(engine.Leg)    {}
 func (*listener) Lost(engine.Leg, error) {}
+func (*listener) Expect(engine.Leg, int) {}
 func (*listener) Tick()                  {}
 
 // keepBusy has n goroutines count for so long.

@@ -5,12 +5,14 @@ import (
 	"net"
 	"sync"
 	"time"
+	"unsafe"
 
 	"go.uber.org/zap"
 
 	"github.com/tideover/tideover/config"
 	"github.com/tideover/tideover/proxy/engine"
 	"github.com/tideover/tideover/proxy/frame"
+	"github.com/tideover/tideover/proxy/prefetch"
 	"github.com/tideover/tideover/proxy/presence"
 	"github.com/tideover/tideover/proxy/session"
 )
@@ -73,6 +75,27 @@ func (r *relay) done(now session.Time, t *turn) {
 	r.mu.Unlock()
 	turns.Put(t)
 }
+
+// Expect is called by the engine before Data. What is far away in memory is first r, and then the end of its window.
+func (r *relay) Expect(leg engine.Leg, before int) {
+	switch {
+	case before > 0:
+		prefetch.Lines(uintptr(unsafe.Pointer(r)), relayLines)
+	case r.mu.TryLock():
+		if leg == r.upstream {
+			room := r.core.Room()
+			prefetch.Lines(uintptr(unsafe.Pointer(unsafe.SliceData(room))), 1+min(len(room), roomFetched)/prefetch.Line)
+		}
+		r.mu.Unlock()
+	}
+}
+
+const (
+	relayLines = (int(unsafe.Sizeof(relay{})) + prefetch.Line - 1) / prefetch.Line
+	// roomFetched is how much of a window is fetched before a message is written into it, in bytes: for longer
+	// ones the processor sees by itself what comes next.
+	roomFetched = 256
+)
 
 // Data is called by the engine with what one read of a leg brought.
 func (r *relay) Data(leg engine.Leg, b []byte) int {

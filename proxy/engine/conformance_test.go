@@ -160,6 +160,7 @@ func (o *owner) Lost(l Leg, err error) {
 	}
 }
 
+func (*owner) Expect(Leg, int) {}
 func (o *owner) Tick() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

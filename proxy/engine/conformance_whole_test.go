@@ -123,7 +123,8 @@ func (s *relayer) Lost(l Leg, err error) {
 	s.other(l).Close(true)
 }
 
-func (s *relayer) Tick() {}
+func (*relayer) Expect(Leg, int) {}
+func (s *relayer) Tick()         {}
 
 func (s *relayer) join(e Engine, a, b net.Conn) {
 	s.mu.Lock()

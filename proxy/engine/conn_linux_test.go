@@ -251,4 +251,5 @@ type echo struct{ lost chan error }
 func (h *echo) Data(leg Leg, b []byte) int { leg.Write([][]byte{b}); return len(b) }
 func (h *echo) Writable(Leg)               {}
 func (h *echo) Lost(_ Leg, err error)      { h.lost <- err }
+func (*echo) Expect(Leg, int)              {}
 func (h *echo) Tick()                      {}

@@ -100,8 +100,9 @@ func (s *stranger) Data(_ Leg, b []byte) int {
 	}
 	return len(b)
 }
-func (s *stranger) Writable(Leg) {}
-func (s *stranger) Tick()        {}
+func (s *stranger) Writable(Leg)  {}
+func (*stranger) Expect(Leg, int) {}
+func (s *stranger) Tick()         {}
 func (s *stranger) Lost(Leg, error) {
 	s.mu.Lock()
 	s.lost++

@@ -5,8 +5,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tideover/tideover/proxy/prefetch"
 )
 
 const (
@@ -157,15 +160,36 @@ func (lp *loop) serveReady(n int) {
 		lp.ready[i] = nil
 		if ev.Fd != wakeSlot && lp.slots[ev.Fd].gen == uint32(ev.Pad) {
 			lp.ready[i] = lp.slots[ev.Fd].leg
+			prefetch.Lines(uintptr(unsafe.Pointer(lp.ready[i])), legLines)
 		}
 	}
 	lp.mu.Unlock()
 	for i := range n {
+		lp.foresee(lp.ready[i:n])
 		if l := lp.ready[i]; l != nil {
 			l.mu.Lock()
 			l.note(lp.events[i].Events)
 			lp.serve(l)
 		}
+	}
+}
+
+const (
+	legLines   = (int(unsafe.Sizeof(loopLeg{})) + prefetch.Line - 1) / prefetch.Line
+	groupLines = (int(unsafe.Sizeof(loopGroup{})) + prefetch.Line - 1) / prefetch.Line
+)
+
+// foresee has memory fetched for the legs that are next: what is found through a leg when the leg itself has come, and so on.
+// With a thousand sessions that talk in turn, none finds what it left in the processor's nearest caches.
+func (lp *loop) foresee(ready []*loopLeg) {
+	if len(ready) > 2 && ready[2] != nil {
+		prefetch.Lines(uintptr(unsafe.Pointer(ready[2].g)), groupLines)
+	}
+	if len(ready) > 1 && ready[1] != nil {
+		ready[1].g.h.Expect(ready[1], 1)
+	}
+	if ready[0] != nil {
+		ready[0].g.h.Expect(ready[0], 0)
 	}
 }
 

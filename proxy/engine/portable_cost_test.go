@@ -31,6 +31,7 @@ func (h *echoer) Data(l Leg, b []byte) int {
 
 func (*echoer) Writable(Leg)    {}
 func (*echoer) Lost(Leg, error) {}
+func (*echoer) Expect(Leg, int) {}
 func (*echoer) Tick()           {}
 
 func TestPortableHotPathAllocatesNothing(t *testing.T) {

@@ -435,6 +435,9 @@ func (s *Session) Paused(leg Leg) bool {
 // Window reports how many messages and bytes wait for their receipt.
 func (s *Session) Window() (messages, bytes int) { return s.win.messages(), s.win.len() }
 
+// Room is the memory that the next message of the upstream will be written to, or some of it, as it stands.
+func (s *Session) Room() []byte { return s.win.buf[len(s.win.buf):cap(s.win.buf)] }
+
 // Held is the memory, in bytes, of all the buffers that the session holds.
 func (s *Session) Held() int {
 	return s.win.held() + cap(s.hold) + s.client.rx.held() + s.up.rx.held()
