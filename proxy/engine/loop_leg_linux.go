@@ -222,12 +222,14 @@ func (l *loopLeg) due() {
 	l.g.lp.serve(l)
 }
 
+// endEvents are what epoll tells of a socket whose peer has ended, or that has failed.
+const endEvents = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+
 // note takes what epoll told of the socket.
 func (l *loopLeg) note(events uint32) {
-	const end = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
-	if events&(unix.EPOLLIN|end) != 0 && (l.end == nil || l.end.readErr == nil) {
+	if events&(unix.EPOLLIN|endEvents) != 0 && (l.end == nil || l.end.readErr == nil) {
 		l.unread = true
-		l.hup = l.hup || events&end != 0
+		l.hup = l.hup || events&endEvents != 0
 	}
 	if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 && l.backlogged() && l.state <= closing {
 		l.flush()

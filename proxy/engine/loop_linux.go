@@ -15,6 +15,8 @@ import (
 const (
 	// turnEvents is how many events a loop takes from the system at a time.
 	turnEvents = 256
+	// turnQueue is how many of the legs in its queue a loop serves between two looks for events.
+	turnQueue = 16
 	// timerGrain is what timers are rounded up to, so that a loop with thousands of them
 	// wakes up some hundred times a second at most.
 	timerGrain = int64(4 * time.Millisecond)
@@ -53,8 +55,31 @@ type loop struct {
 	free   []uint32
 	live   int // legs in slots
 	closed bool
-	queue  []*loopLeg // legs with something due
+	queue  legQueue // legs with something due
 	timers timers
+}
+
+// A legQueue is first in, first out.
+type legQueue struct {
+	legs []*loopLeg
+	head int // those before it have been taken
+}
+
+func (q *legQueue) len() int       { return len(q.legs) - q.head }
+func (q *legQueue) add(l *loopLeg) { q.legs = append(q.legs, l) }
+
+// take appends the first legs, n at most, to dst.
+func (q *legQueue) take(dst []*loopLeg, n int) []*loopLeg {
+	first := q.legs[q.head : q.head+min(n, q.len())]
+	dst = append(dst, first...)
+	clear(first)
+	if q.head += len(first); q.head > len(q.legs)/2 {
+		// Moving half of them costs no more than taking the other half did.
+		n := copy(q.legs, q.legs[q.head:])
+		clear(q.legs[n:])
+		q.legs, q.head = q.legs[:n], 0
+	}
+	return dst
 }
 
 // A slot is where a leg's events are addressed to. Its generation tells a late event for a
@@ -169,7 +194,13 @@ func (lp *loop) serveReady(n int) {
 		if l := lp.ready[i]; l != nil {
 			l.mu.Lock()
 			l.note(lp.events[i].Events)
-			lp.serve(l)
+			if lp.events[i].Events&endEvents == 0 {
+				lp.serve(l)
+				continue
+			}
+			// An end takes longer than a message. When thousands come at once, those who still talk go first.
+			lp.enqueue(l)
+			l.mu.Unlock()
 		}
 	}
 }
@@ -193,11 +224,11 @@ func (lp *loop) foresee(ready []*loopLeg) {
 	}
 }
 
-// serveQueue serves the legs that are queued now; those that are queued meanwhile have their
+// serveQueue serves some of the legs that are queued now; the others, and those that are queued meanwhile, have their
 // turn after the next look for events.
 func (lp *loop) serveQueue() {
 	lp.mu.Lock()
-	lp.work, lp.queue = lp.queue, lp.work[:0]
+	lp.work = lp.queue.take(lp.work[:0], turnQueue)
 	lp.mu.Unlock()
 	for i, l := range lp.work {
 		lp.work[i] = nil
@@ -213,7 +244,7 @@ func (lp *loop) pending() (wait int, over bool) {
 	lp.mu.Lock()
 	defer lp.mu.Unlock()
 	switch {
-	case len(lp.queue) > 0:
+	case lp.queue.len() > 0:
 		return 0, false
 	case lp.closed:
 		return -1, lp.live == 0
@@ -273,7 +304,7 @@ func (lp *loop) enqueue(l *loopLeg) {
 	}
 	l.queued = true
 	lp.mu.Lock()
-	lp.queue = append(lp.queue, l)
+	lp.queue.add(l)
 	lp.mu.Unlock()
 	lp.wake()
 }

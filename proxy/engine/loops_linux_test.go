@@ -117,3 +117,84 @@ func TestLoopsForesee(t *testing.T) {
 		t.Errorf("%d of %d legs were foreseen while another one was served: %v", ahead, legs, f.told)
 	}
 }
+
+// A crowd counts those of its legs that are lost, and how many were when each leg's data came.
+type crowd struct {
+	echo
+	held   chan struct{} // the first Data waits for it
+	began  chan struct{}
+	once   sync.Once
+	losses int // of the loop only
+	heard  chan int
+}
+
+func (c *crowd) Lost(Leg, error) { c.losses++ }
+
+func (c *crowd) Data(_ Leg, b []byte) int {
+	first := false
+	c.once.Do(func() {
+		first = true
+		close(c.began)
+		<-c.held
+	})
+	if !first {
+		c.heard <- c.losses
+	}
+	return len(b)
+}
+
+// When hundreds are lost at once, who still talks does not wait until all of them are told.
+func TestLossesLetTalkersPass(t *testing.T) {
+	const lost = 500
+	e := New(Options{Loops: 1})
+	defer e.Close()
+	c := &crowd{held: make(chan struct{}), began: make(chan struct{}), heard: make(chan int, 1)}
+	var peers []net.Conn
+	for range 2 + lost {
+		ours, peer := tcpPair(t)
+		defer peer.Close()
+		e.Group(c).Add(ours, nil).Resume()
+		peers = append(peers, peer)
+	}
+	peers[0].Write([]byte("wait"))
+	<-c.began
+	for _, peer := range peers[2:] {
+		peer.(*net.TCPConn).SetLinger(0)
+		peer.Close()
+	}
+	peers[1].Write([]byte("x"))
+	close(c.held)
+	if before := <-c.heard; before > 4*turnQueue {
+		t.Errorf("%d of %d losses were told before a message that had come just behind them, want %d at most", before, lost, 4*turnQueue)
+	}
+}
+
+func TestLegQueue(t *testing.T) {
+	var q legQueue
+	var legs [1000]loopLeg
+	next, taken := 0, 0
+	for round := range 3000 {
+		for range round % 7 {
+			if next < taken+len(legs) {
+				q.add(&legs[next%len(legs)])
+				next++
+			}
+		}
+		got := q.take(nil, 3)
+		if want := min(3, next-taken); len(got) != want {
+			t.Fatalf("round %d: took %d legs, want %d", round, len(got), want)
+		}
+		for _, l := range got {
+			if l != &legs[taken%len(legs)] {
+				t.Fatalf("round %d: leg %d is out of turn", round, taken)
+			}
+			taken++
+		}
+		if q.len() != next-taken || len(q.legs) > 2*q.len()+4 {
+			t.Fatalf("round %d: %d of %d wait, in %d places", round, q.len(), next-taken, len(q.legs))
+		}
+	}
+	if next-taken > len(legs) || taken < 5000 {
+		t.Fatalf("added %d, took %d", next, taken)
+	}
+}
