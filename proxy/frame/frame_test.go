@@ -273,6 +273,15 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, ok, err := Parse(b)
+		for _, masked := range []bool{false, true} {
+			want := 0
+			if ok && h.Fin && (h.Op == Text || h.Op == Binary) && h.Masked == masked && b[1]&0x7f != 127 && h.Total() <= int64(len(b)) {
+				want = int(h.Total())
+			}
+			if got := Message(b, masked); got != want {
+				t.Fatalf("masked %v: a message of %d bytes, want %d", masked, got, want)
+			}
+		}
 		if ok && err != nil {
 			t.Fatalf("whole and wrong (%v) at once", err)
 		}
