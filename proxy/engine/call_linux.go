@@ -19,21 +19,11 @@ import (
 // recv and send spare the system what read and write do for files.
 
 func readFD(fd int, b []byte) (n int, errno syscall.Errno) {
-	for {
-		r, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), 0, 0, 0)
-		if errno != unix.EINTR {
-			return count(r, errno)
-		}
-	}
+	return rawCall(unix.SYS_RECVFROM, fd, unsafe.Pointer(unsafe.SliceData(b)), len(b), 0)
 }
 
 func writeFD(fd int, b []byte) (n int, errno syscall.Errno) {
-	for {
-		r, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_NOSIGNAL, 0, 0)
-		if errno != unix.EINTR {
-			return count(r, errno)
-		}
-	}
+	return rawCall(unix.SYS_SENDTO, fd, unsafe.Pointer(unsafe.SliceData(b)), len(b), unix.MSG_NOSIGNAL)
 }
 
 // writevFD takes at most maxVec buffers.
@@ -45,19 +35,20 @@ func writevFD(fd int, bufs [][]byte) (n int, errno syscall.Errno) {
 	}
 	msg := unix.Msghdr{Iov: &vec[0]}
 	msg.SetIovlen(len(bufs))
-	for {
-		r, _, errno := syscall.RawSyscall6(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_NOSIGNAL, 0, 0, 0)
-		if errno != unix.EINTR {
-			return count(r, errno)
-		}
-	}
+	return rawCall(unix.SYS_SENDMSG, fd, unsafe.Pointer(&msg), unix.MSG_NOSIGNAL, 0)
 }
 
-func count(r uintptr, errno syscall.Errno) (int, syscall.Errno) {
-	if errno != 0 {
-		return 0, errno
+func rawCall(trap uintptr, fd int, p unsafe.Pointer, n, flags int) (int, syscall.Errno) {
+	for {
+		r, _, errno := syscall.RawSyscall6(trap, uintptr(fd), uintptr(p), uintptr(n), uintptr(flags), 0, 0)
+		switch errno {
+		case 0:
+			return int(r), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
 	}
-	return int(r), 0
 }
 
 // pollFor waits until there are events, but no longer than ms milliseconds. Whoever stops the world ends it with a signal.

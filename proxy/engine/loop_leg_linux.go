@@ -58,12 +58,7 @@ func (l *loopLeg) backlogged() bool { return l.out != nil && l.out.size > 0 }
 
 func (l *loopLeg) Write(bufs [][]byte) int {
 	l.mu.Lock()
-	backlog := l.write(bufs)
-	l.mu.Unlock()
-	return backlog
-}
-
-func (l *loopLeg) write(bufs [][]byte) int {
+	defer l.mu.Unlock()
 	if l.state != open || l.end != nil && l.end.writeErr != nil {
 		return Refused
 	}

@@ -10,9 +10,6 @@ const maxVec = 8
 // writeBufs writes bufs until the socket is full. Up to maxVec buffers are one system
 // call; more of them are copied together first, 64 KiB a call.
 func writeBufs(fd int, bufs [][]byte) (int, error) {
-	if len(bufs) == 1 {
-		return writeOne(fd, bufs[0])
-	}
 	if len(bufs) <= maxVec {
 		return writeVec(fd, bufs)
 	}
