@@ -129,12 +129,12 @@ type Stat struct {
 	Held int
 }
 
-// A Handler owns legs. Calls for one leg never overlap, but for Expect; calls for different legs, and Tick, may.
+// A Handler owns legs. Calls for one leg never overlap; calls for different legs, and Tick, may.
 // A call should not block: in some engines it holds up all the legs of a loop.
 type Handler interface {
 	// Expect tells that a call of Data for leg is likely to come after so many calls for other legs, so that a Handler can
-	// have its memory at hand then (package prefetch). It means no more than that: Data may come without it, and
-	// it without Data.
+	// have its memory at hand then (package prefetch). It means no more than that: Data may come without it, in the portable
+	// engine it always does, and it may come without Data.
 	Expect(leg Leg, before int)
 
 	// Data hands over b, what one read brought, and returns how many bytes it consumed.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -43,128 +44,118 @@ func TestLoopsWakeNobodyAfterTheirEnd(t *testing.T) {
 	}
 }
 
-// A fortuneTeller writes down what it is told to expect, and what comes.
-type fortuneTeller struct {
-	echo
-	held chan struct{} // the first Data waits for it
-	once sync.Once
-	mu   sync.Mutex
-	told []saying
-	data chan struct{}
+// A witness of several legs on one loop writes down what it is told, in order. Its first Data waits to be let go, so that
+// much can happen before the loop looks again.
+type witness struct {
+	began, held chan struct{}
+	data        chan struct{} // one for each Data that has been written down, but the first
+	once        sync.Once
+	mu          sync.Mutex
+	told        []told
 }
 
-type saying struct {
-	leg    Leg
-	before int // -1: Data itself
+type told struct {
+	leg  Leg
+	what string
 }
 
-func (f *fortuneTeller) say(s saying) {
-	f.mu.Lock()
-	f.told = append(f.told, s)
-	f.mu.Unlock()
+// witnessed returns the peers of n legs. The loop is held up by the first one.
+func witnessed(t *testing.T, n int) (*witness, []net.Conn) {
+	e := New(Options{Loops: 1})
+	t.Cleanup(e.Close)
+	w := &witness{began: make(chan struct{}), held: make(chan struct{}), data: make(chan struct{}, n)}
+	var peers []net.Conn
+	for range n {
+		ours, peer := tcpPair(t)
+		t.Cleanup(func() { peer.Close() })
+		e.Group(w).Add(ours, nil).Resume()
+		peers = append(peers, peer)
+	}
+	peers[0].Write([]byte("wait"))
+	<-w.began
+	return w, peers
 }
 
-func (f *fortuneTeller) Expect(leg Leg, before int) { f.say(saying{leg, before}) }
+func (w *witness) write(leg Leg, what string) {
+	w.mu.Lock()
+	w.told = append(w.told, told{leg, what})
+	w.mu.Unlock()
+}
 
-func (f *fortuneTeller) Data(leg Leg, b []byte) int {
-	f.say(saying{leg, -1})
-	f.once.Do(func() { <-f.held })
-	f.data <- struct{}{}
+// sofar is what has been written down.
+func (w *witness) sofar() []told {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.told)
+}
+
+func (w *witness) Expect(leg Leg, before int) { w.write(leg, fmt.Sprint("expect after ", before)) }
+func (w *witness) Lost(leg Leg, _ error)      { w.write(leg, "lost") }
+func (*witness) Writable(Leg)                 {}
+func (*witness) Tick()                        {}
+func (w *witness) Data(leg Leg, b []byte) int {
+	w.write(leg, "data")
+	first := false
+	w.once.Do(func() {
+		first = true
+		close(w.began)
+		<-w.held
+	})
+	if !first {
+		w.data <- struct{}{}
+	}
 	return len(b)
 }
 
 // A loop with several legs to serve says so one leg ahead, and then before it reads.
 func TestLoopsForesee(t *testing.T) {
 	const legs = 5
-	e := New(Options{Loops: 1})
-	defer e.Close()
-	f := &fortuneTeller{held: make(chan struct{}), data: make(chan struct{}, 1+legs), echo: echo{lost: make(chan error, 1+legs)}}
-	var peers []net.Conn
-	for range 1 + legs {
-		ours, peer := tcpPair(t)
-		defer peer.Close()
-		e.Group(f).Add(ours, nil).Resume()
-		peers = append(peers, peer)
-	}
-	peers[0].Write([]byte("wait"))
-	for begun := false; !begun; time.Sleep(time.Millisecond) {
-		f.mu.Lock()
-		begun = len(f.told) > 0 && f.told[len(f.told)-1].before < 0
-		f.mu.Unlock()
-	}
+	w, peers := witnessed(t, 1+legs)
 	for _, peer := range peers[1:] {
 		peer.Write([]byte("x"))
 	}
-	close(f.held)
-	for range 1 + legs {
-		<-f.data
+	close(w.held)
+	for range legs {
+		<-w.data
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	ahead := 0
-	for i, s := range f.told {
-		if s.before >= 0 {
+	all, ahead := w.sofar(), 0
+	for i, s := range all {
+		if s.what != "data" {
 			continue
 		}
-		if i == 0 || f.told[i-1] != (saying{s.leg, 0}) {
-			t.Errorf("step %d of %v: data that were not expected", i, f.told)
+		if i == 0 || all[i-1] != (told{s.leg, "expect after 0"}) {
+			t.Errorf("step %d of %v: data that were not expected", i, all)
 		}
-		if slices.Contains(f.told[:i], saying{s.leg, 1}) {
+		if slices.Contains(all[:i], told{s.leg, "expect after 1"}) {
 			ahead++
 		}
 	}
 	if ahead < legs-2 { // not the first of a batch, and there may be two batches
-		t.Errorf("%d of %d legs were foreseen while another one was served: %v", ahead, legs, f.told)
+		t.Errorf("%d of %d legs were foreseen while another one was served: %v", ahead, legs, all)
 	}
-}
-
-// A crowd counts those of its legs that are lost, and how many were when each leg's data came.
-type crowd struct {
-	echo
-	held   chan struct{} // the first Data waits for it
-	began  chan struct{}
-	once   sync.Once
-	losses int // of the loop only
-	heard  chan int
-}
-
-func (c *crowd) Lost(Leg, error) { c.losses++ }
-
-func (c *crowd) Data(_ Leg, b []byte) int {
-	first := false
-	c.once.Do(func() {
-		first = true
-		close(c.began)
-		<-c.held
-	})
-	if !first {
-		c.heard <- c.losses
-	}
-	return len(b)
 }
 
 // When hundreds are lost at once, who still talks does not wait until all of them are told.
 func TestLossesLetTalkersPass(t *testing.T) {
 	const lost = 500
-	e := New(Options{Loops: 1})
-	defer e.Close()
-	c := &crowd{held: make(chan struct{}), began: make(chan struct{}), heard: make(chan int, 1)}
-	var peers []net.Conn
-	for range 2 + lost {
-		ours, peer := tcpPair(t)
-		defer peer.Close()
-		e.Group(c).Add(ours, nil).Resume()
-		peers = append(peers, peer)
-	}
-	peers[0].Write([]byte("wait"))
-	<-c.began
+	w, peers := witnessed(t, 2+lost)
 	for _, peer := range peers[2:] {
 		peer.(*net.TCPConn).SetLinger(0)
 		peer.Close()
 	}
 	peers[1].Write([]byte("x"))
-	close(c.held)
-	if before := <-c.heard; before > 4*turnQueue {
+	close(w.held)
+	<-w.data
+	losses, before := 0, 0
+	for _, s := range w.sofar() {
+		switch s.what {
+		case "lost":
+			losses++
+		case "data":
+			before = losses
+		}
+	}
+	if before > 4*turnQueue {
 		t.Errorf("%d of %d losses were told before a message that had come just behind them, want %d at most", before, lost, 4*turnQueue)
 	}
 }

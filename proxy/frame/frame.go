@@ -132,8 +132,9 @@ func Parse(b []byte) (h Header, ok bool, err *Error) {
 	return h, true, nil
 }
 
-// Message returns the length of the message that b begins with, header included, if it is the plainest kind: one data frame of at most 64 KiB
-// that is all in b and breaks no rule, masked or not as asked. Else it is 0, and Parse tells what b begins with.
+// Message returns the length of the message that b begins with, header included, if it is of the plainest kind: one data frame
+// with less than 64 KiB of payload that is all in b and breaks no rule, masked or not as asked. Else it is 0, and Parse tells
+// what b begins with.
 func Message(b []byte, masked bool) int {
 	if len(b) < 2 || b[0] != 0x80|Text && b[0] != 0x80|Binary {
 		return 0

@@ -97,7 +97,7 @@ func (s *Session) arrive(now Time, b []byte, fx *Effects) int {
 // wholeDown puts the messages that b begins with into the window, for as long as they are of the plainest kind and there
 // certainly is room, and returns their length: most messages are, and need none of what arrive sees to.
 func (s *Session) wholeDown(b []byte, fx *Effects) int {
-	if !s.up.rx.idle() || s.mode != Keyed || s.state != StateAttached || s.up.skip || fx.Pressure {
+	if !s.up.rx.idle() || s.mode != Keyed || s.state != StateAttached || fx.Pressure {
 		return 0
 	}
 	messages := s.cfg.MaxMessages - s.win.messages()

@@ -170,10 +170,10 @@ func (w *window) clear() {
 
 // messageLen is the length in bytes of the whole message at the start of b.
 func messageLen(b []byte) int {
-	at := frame.Message(b, false)
-	if at > 0 {
-		return at
+	if n := frame.Message(b, false); n > 0 {
+		return n
 	}
+	at := 0
 	for {
 		h, _, _ := frame.Parse(b[at:])
 		at += int(h.Total())
