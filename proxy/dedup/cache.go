@@ -1,10 +1,12 @@
 package dedup
 
 import (
+	"math"
 	"sync"
 	"time"
+	"unsafe"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/tideover/tideover/proxy/prefetch"
 )
 
 // sweepPerMark is how many expired ids one Mark drops at most: more than it adds, so
@@ -22,29 +24,36 @@ const sweepPerMark = 4
 // Seen and Mark are two steps because the hand-over stands between them. In one session they
 // run under its lock; two sessions that share a scope can both find an id unseen if they
 // hand it over at the same moment.
+//
+// It is built for few cache misses, as every message may meet it and all else that Tideover does for one costs no more
+// than a handful of them: an id takes 32 bytes of marks, where neighbours come and go together, and some 10 to 20 of an
+// index, and the garbage collector looks at neither. (golang-lru takes 96 bytes of heap for an entry and some 60 of a map;
+// a new id took four times as long.) The memory stays at what the most ids at once have needed.
 type Cache struct {
 	mu     sync.Mutex
 	maxIDs int
 	ttl    int64 // nanoseconds
-	// marked holds the time of each id's first hand-over. simplelru, not expirable: the
-	// latter starts a goroutine that never ends.
-	marked *simplelru.LRU[scopedID, int64]
+	len    int
+	// marks is a ring, linked by positions from the least to the most recently used id. The first
+	// element is no id: it stands between the two ends.
+	marks []mark
+	free  uint32 // the first of the unused elements, linked by newer; 0: none
+	index index
 }
 
-type scopedID struct {
-	scope uint64
-	id    ID
+// A mark is what is known of an id.
+type mark struct {
+	id           ID    // in its scope
+	time         int64 // of the first hand-over
+	older, newer uint32
 }
 
 // New returns a Cache of at most maxIDs ids, each kept for ttl. If either isn't positive
 // it remembers nothing.
 func New(maxIDs int, ttl time.Duration) *Cache {
-	// The only error is a size below 1.
-	marked, err := simplelru.NewLRU[scopedID, int64](max(maxIDs, 1), nil)
-	if err != nil {
-		panic("dedup: create LRU: " + err.Error())
-	}
-	return &Cache{maxIDs: maxIDs, ttl: int64(ttl), marked: marked}
+	c := &Cache{marks: make([]mark, 1), index: newIndex(minCells)}
+	c.SetLimits(maxIDs, ttl)
+	return c
 }
 
 // Seen reports whether id was marked in scope (0: the global one, else the session's
@@ -52,40 +61,66 @@ func New(maxIDs int, ttl time.Duration) *Cache {
 func (c *Cache) Seen(scope uint64, id ID, now int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := scopedID{scope, id}
-	at, ok := c.marked.Get(key)
-	if ok && now-at >= c.ttl {
-		c.marked.Remove(key)
+	n, _ := c.find(id.in(scope))
+	if n == 0 {
 		return false
 	}
-	return ok
+	if now-c.marks[n].time >= c.ttl {
+		c.remove(n)
+		return false
+	}
+	c.use(n)
+	return true
 }
 
-// Mark remembers id in scope as handed over at now. It allocates once, and only for an
-// id that is new.
+// Mark remembers id in scope as handed over at now. It allocates only when the Cache holds more ids than ever before.
 func (c *Cache) Mark(scope uint64, id ID, now int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.maxIDs < 1 || c.ttl <= 0 {
+	if c.maxIDs < 1 {
 		return
 	}
-	key := scopedID{scope, id}
-	if at, ok := c.marked.Get(key); ok && now-at < c.ttl {
+	id = id.in(scope)
+	n, cell := c.find(id)
+	if n != 0 {
+		if now-c.marks[n].time >= c.ttl {
+			c.marks[n].time = now
+		}
+		c.use(n)
+		c.sweep(now)
 		return
 	}
-	c.marked.Add(key, now)
+	n = c.take()
+	c.marks[n].id, c.marks[n].time = id, now
+	c.link(n)
+	c.index[cell] = newCell(id, n)
+	if c.len++; c.len > c.maxIDs {
+		c.remove(c.oldest())
+	}
 	c.sweep(now)
+	if c.index.full(c.len) {
+		c.index = c.index.grown()
+	}
+	c.foresee()
+}
+
+// foresee fetches what the next Mark will need if the Cache is full: where the oldest id stands in the index, and the mark
+// of the one that will be the oldest then.
+func (c *Cache) foresee() {
+	oldest := &c.marks[c.oldest()]
+	prefetch.Lines(uintptr(unsafe.Pointer(&c.index[c.index.home(oldest.id.tag())])), 1)
+	prefetch.Lines(uintptr(unsafe.Pointer(&c.marks[oldest.newer])), 1)
 }
 
 // sweep drops expired ids from the old end. An expired one may wait behind a live one that
 // was used less recently, at most until that expires too.
 func (c *Cache) sweep(now int64) {
 	for range sweepPerMark {
-		_, at, ok := c.marked.GetOldest()
-		if !ok || now-at < c.ttl {
+		n := c.oldest()
+		if n == 0 || now-c.marks[n].time < c.ttl {
 			return
 		}
-		c.marked.RemoveOldest()
+		c.remove(n)
 	}
 }
 
@@ -94,16 +129,72 @@ func (c *Cache) sweep(now int64) {
 func (c *Cache) SetLimits(maxIDs int, ttl time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.maxIDs, c.ttl = maxIDs, int64(ttl)
-	if maxIDs < 1 || ttl <= 0 {
-		c.marked.Purge()
+	if ttl <= 0 {
+		maxIDs = 0
 	}
-	c.marked.Resize(max(maxIDs, 1))
+	c.maxIDs, c.ttl = min(max(maxIDs, 0), math.MaxInt32), int64(ttl)
+	for c.len > c.maxIDs {
+		c.remove(c.oldest())
+	}
 }
 
 // Len is how many ids are held, expired ones that still wait for removal included.
 func (c *Cache) Len() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.marked.Len()
+	return c.len
+}
+
+// find returns the position of id's mark; 0 if it has none, and then the cell that can be its.
+func (c *Cache) find(id ID) (n uint32, at int) {
+	tag := id.tag()
+	for at = c.index.home(tag); ; at = c.index.next(at) {
+		cell := c.index[at]
+		if cell == 0 {
+			return 0, at
+		}
+		if n = cell.mark(); cell.tag() == tag && c.marks[n].id == id {
+			return n, at
+		}
+	}
+}
+
+// take returns the position of an unused mark.
+func (c *Cache) take() uint32 {
+	n := c.free
+	if n == 0 {
+		c.marks = append(c.marks, mark{})
+		return uint32(len(c.marks) - 1)
+	}
+	c.free = c.marks[n].newer
+	return n
+}
+
+// remove forgets the id at n.
+func (c *Cache) remove(n uint32) {
+	_, cell := c.find(c.marks[n].id)
+	c.index.remove(cell)
+	c.unlink(n)
+	c.marks[n].newer, c.free = c.free, n
+	c.len--
+}
+
+// oldest is the position of the least recently used id; 0 if there is none.
+func (c *Cache) oldest() uint32 { return c.marks[0].newer }
+
+// use makes the id at n the most recently used one.
+func (c *Cache) use(n uint32) {
+	c.unlink(n)
+	c.link(n)
+}
+
+func (c *Cache) link(n uint32) {
+	newest := c.marks[0].older
+	c.marks[n].older, c.marks[n].newer = newest, 0
+	c.marks[newest].newer, c.marks[0].older = n, n
+}
+
+func (c *Cache) unlink(n uint32) {
+	older, newer := c.marks[n].older, c.marks[n].newer
+	c.marks[older].newer, c.marks[newer].older = newer, older
 }

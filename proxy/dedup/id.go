@@ -23,6 +23,13 @@ import (
 // needs no collision to send it first.
 type ID struct{ a, b uint64 }
 
+// in returns what stands for id in a scope. Two ids in two scopes come to the same only if both pairs of independent
+// hashes differ by just what the scopes do: as unlikely as that two ids are the same.
+func (id ID) in(scope uint64) ID {
+	// Odd numbers from splitmix64 (see session.random): scopes, which are small, and ids that tests count up don't meet.
+	return ID{id.a + scope*0x9e3779b97f4a7c15, id.b ^ scope*0xbf58476d1ce4e5b9}
+}
+
 // A keyPair hashes to 128 bits.
 type keyPair struct{ a, b maphash.Seed }
 
