@@ -78,7 +78,7 @@ func directionOf(importer, imported string) string {
 		return importer + " is a leaf"
 	case imported == "proxy" && !under(importer, "cmd"):
 		return "only cmd may import proxy"
-	case imported == "proxy/prefetch" && slices.Contains([]string{"proxy", "proxy/engine"}, importer):
+	case imported == "proxy/prefetch" && slices.Contains([]string{"proxy", "proxy/engine", "proxy/dedup"}, importer):
 		return "" // no more than an instruction
 	case importer == "proxy/prefetch", importer == "proxy/engine", importer == "proxy/frame", importer == "proxy/dedup", importer == "proxy/resume":
 		return importer + " knows nothing of the rest of the house"
