@@ -310,3 +310,30 @@ func TestLoopsWithSlowReaders(t *testing.T) {
 		r.peer.Close()
 	}
 }
+
+// What epoll refuses leaves no trace on the loop, which would wait for its end for ever.
+func TestLoopsRefuseWhatCannotBeWatched(t *testing.T) {
+	e := New(Options{Loops: 1}).(*loops)
+	g := e.Group(&stranger{}).(*loopGroup)
+	file, err := unix.Open(t.TempDir(), unix.O_RDONLY|unix.O_CLOEXEC, 0) // epoll_ctl(2): EPERM
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(file)
+	conn := &Conn{fd: file}
+	for range 2 {
+		if l := g.lp.add(g, conn, []byte("early")); l != nil {
+			t.Fatal("a directory became a leg")
+		}
+	}
+	if conn.fd != file {
+		t.Error("the conn has lost its descriptor")
+	}
+	g.lp.mu.Lock()
+	live, slots := g.lp.live, len(g.lp.slots)
+	g.lp.mu.Unlock()
+	if live != 0 || g.lp.load.Load() != 0 || slots != 1 {
+		t.Errorf("the loop counts %d legs, a load of %d and %d slots; want 0, 0 and one slot that is free again", live, g.lp.load.Load(), slots)
+	}
+	e.Close()
+}

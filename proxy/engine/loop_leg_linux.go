@@ -30,6 +30,7 @@ type loopLeg struct {
 	sent         bool // closing: all is written and the sending side shut down
 	reset        bool // close the socket with a reset
 	watched      bool // the engine itself sees to UserTimeout
+	roomWatched  bool // the system tells of room for writing
 	ahead        bool // crypto/tls may hold bytes that it has not been asked for
 	gathering    bool // records go to the backlog, for one system call
 
@@ -81,12 +82,14 @@ func (l *loopLeg) Write(bufs [][]byte) int {
 	if n == size {
 		return 0
 	}
-	// The write was cut short, so that the system tells when there is room again.
 	if l.out == nil {
 		l.out = new(backlog)
 	}
 	l.out.add(bufs, n)
 	l.owed = true
+	if !l.awaitRoom() {
+		return Refused
+	}
 	l.watch()
 	return l.out.size
 }
@@ -195,6 +198,18 @@ func (l *loopLeg) shutWrite() {
 	l.sent = true
 }
 
+// awaitRoom has the system tell when there is room again, after a write was cut short. On false no room is awaited any more.
+func (l *loopLeg) awaitRoom() bool {
+	if !l.roomWatched {
+		if err := l.g.lp.watchRoom(l); err != nil {
+			l.failWrite(err)
+			return false
+		}
+		l.roomWatched = true
+	}
+	return true
+}
+
 // watch (re)starts the time that a backlog may go without progress, where the system does
 // not see to that.
 func (l *loopLeg) watch() {
@@ -241,6 +256,7 @@ func (l *loopLeg) flush() {
 			return
 		}
 		if n == 0 {
+			l.awaitRoom()
 			return
 		}
 		l.out.drop(n)

@@ -322,11 +322,12 @@ func (lp *loop) wake() {
 	}
 }
 
-// register gives l a slot and has its socket watched.
+// register gives l a slot and has its socket watched. The call to the system is made without mu: a loop that waits for
+// events may get one in the middle of it.
 func (lp *loop) register(l *loopLeg) error {
 	lp.mu.Lock()
-	defer lp.mu.Unlock()
 	if lp.closed {
+		lp.mu.Unlock()
 		return errLoopClosed
 	}
 	if len(lp.free) > 0 {
@@ -337,18 +338,33 @@ func (lp *loop) register(l *loopLeg) error {
 		lp.slots = append(lp.slots, slot{})
 	}
 	s := &lp.slots[l.slot]
-	ev := unix.EpollEvent{
-		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
-		Fd:     int32(l.slot), Pad: int32(s.gen),
-	}
-	if err := addToEpoll(lp.epfd, int(l.fd), &ev); err != nil {
-		lp.free = append(lp.free, l.slot)
-		return os.NewSyscallError("epoll_ctl", err)
-	}
 	s.leg = l
+	ev := eventsOf(l, s, 0)
 	lp.live++
 	lp.load.Add(1)
+	lp.mu.Unlock()
+	if err := addToEpoll(lp.epfd, int(l.fd), &ev); err != nil {
+		lp.unregister(l)
+		return os.NewSyscallError("epoll_ctl", err)
+	}
 	return nil
+}
+
+// watchRoom has the system tell of room for l to write as well. Hardly any leg ever needs that, and each would begin with such
+// an event.
+func (lp *loop) watchRoom(l *loopLeg) error {
+	lp.mu.Lock()
+	ev := eventsOf(l, &lp.slots[l.slot], unix.EPOLLOUT)
+	lp.mu.Unlock()
+	return os.NewSyscallError("epoll_ctl", changeInEpoll(lp.epfd, int(l.fd), &ev))
+}
+
+// eventsOf is what the system is asked to tell of l.
+func eventsOf(l *loopLeg, s *slot, more uint32) unix.EpollEvent {
+	return unix.EpollEvent{
+		Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET | more,
+		Fd:     int32(l.slot), Pad: int32(s.gen),
+	}
 }
 
 // unregister frees the slot of l, whose socket is closed.

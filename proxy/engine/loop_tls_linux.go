@@ -84,6 +84,9 @@ func (w *legWire) Write(b []byte) (int, error) {
 			l.out = new(backlog)
 		}
 		l.out.add([][]byte{b[n:]}, 0)
+		if !l.gathering && !l.awaitRoom() {
+			return 0, l.end.writeErr
+		}
 	}
 	return len(b), nil
 }

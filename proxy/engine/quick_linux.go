@@ -40,7 +40,16 @@ func setOption(fd, level, option, value int) error {
 }
 
 func addToEpoll(epfd, fd int, ev *unix.EpollEvent) error {
-	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(ev)), 0, 0)
+	return controlEpoll(epfd, unix.EPOLL_CTL_ADD, fd, ev)
+}
+
+// changeInEpoll also tells again what is so already.
+func changeInEpoll(epfd, fd int, ev *unix.EpollEvent) error {
+	return controlEpoll(epfd, unix.EPOLL_CTL_MOD, fd, ev)
+}
+
+func controlEpoll(epfd, op, fd int, ev *unix.EpollEvent) error {
+	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(ev)), 0, 0)
 	return failure(errno)
 }
 
