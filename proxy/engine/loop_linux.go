@@ -343,11 +343,21 @@ func (lp *loop) register(l *loopLeg) error {
 	lp.live++
 	lp.load.Add(1)
 	lp.mu.Unlock()
-	if err := addToEpoll(lp.epfd, int(l.fd), &ev); err != nil {
-		lp.unregister(l)
-		return os.NewSyscallError("epoll_ctl", err)
+	err := addToEpoll(lp.epfd, int(l.fd), &ev)
+	if err == nil {
+		return nil
 	}
-	return nil
+	l.mu.Lock()
+	refused := l.state == open
+	if refused {
+		l.state = over
+	}
+	l.mu.Unlock()
+	if !refused {
+		return nil // endAll was faster: the loop closes l as any other
+	}
+	lp.unregister(l)
+	return os.NewSyscallError("epoll_ctl", err)
 }
 
 // watchRoom has the system tell of room for l to write as well. Hardly any leg ever needs that, and each would begin with such

@@ -183,8 +183,7 @@ func (lp *loop) add(g *loopGroup, conn net.Conn, early []byte) *loopLeg {
 		if secure != nil {
 			below.Conn = socket
 		}
-		*l = loopLeg{}
-		return nil
+		return nil // l is over: endAll may still look at it
 	}
 	if !own {
 		before.gone()
