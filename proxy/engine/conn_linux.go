@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -146,22 +147,18 @@ func (c *Conn) failed(op, call string, err error) error {
 
 // Read implements net.Conn.
 func (c *Conn) Read(b []byte) (int, error) {
-	c.mu.Lock()
-	if c.file == nil && c.fd >= 0 && !expired(c.readBy) {
-		n, errno := readFD(c.fd, b)
-		switch {
-		case n > 0 || errno == 0 && len(b) == 0:
-			c.mu.Unlock()
-			return n, nil
-		case errno == 0:
-			c.mu.Unlock()
-			return 0, io.EOF
-		case errno != unix.EAGAIN:
-			c.mu.Unlock()
-			return 0, c.failed("read", "read", errno)
-		}
+	n, done, err := c.readNow(b)
+	if !done {
+		// While others work, it may come; the poller is the dearer way to wait.
+		c.waits()
+		runtime.Gosched()
+		n, done, err = c.readNow(b)
 	}
-	file, err := c.file, error(nil)
+	if done {
+		return n, err
+	}
+	c.mu.Lock()
+	file := c.file
 	if file == nil {
 		if expired(c.readBy) && c.fd >= 0 {
 			err = os.ErrDeadlineExceeded
@@ -174,11 +171,30 @@ func (c *Conn) Read(b []byte) (int, error) {
 		return 0, c.failed("read", "read", err)
 	}
 	c.waits()
-	n, err := file.Read(b)
+	n, err = file.Read(b)
 	if err != nil && err != io.EOF {
 		err = c.failed("read", "read", err)
 	}
 	return n, err
+}
+
+// readNow reads if the socket is not polled and has something to read; else it is not done.
+func (c *Conn) readNow(b []byte) (n int, done bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.file != nil || c.fd < 0 || expired(c.readBy) {
+		return 0, false, nil
+	}
+	n, errno := readFD(c.fd, b)
+	switch {
+	case n > 0 || errno == 0 && len(b) == 0:
+		return n, true, nil
+	case errno == 0:
+		return 0, true, io.EOF
+	case errno != unix.EAGAIN:
+		return 0, true, c.failed("read", "read", errno)
+	}
+	return 0, false, nil
 }
 
 // Write implements net.Conn.
