@@ -14,7 +14,6 @@ import (
 // processor away. A call that a signal interrupts is made again; errno is EAGAIN where the
 // socket is empty or full. (call_race_linux.go does the same for the race detector, which
 // must see the calls.)
-
 //
 // recv and send spare the system what read and write do for files.
 

@@ -132,6 +132,12 @@ func (c *Conn) poll() error {
 	return err
 }
 
+func (c *Conn) polled() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.file != nil
+}
+
 // expired reports whether a deadline has passed.
 func expired(deadline time.Time) bool { return !deadline.IsZero() && !time.Now().Before(deadline) }
 
@@ -148,14 +154,16 @@ func (c *Conn) failed(op, call string, err error) error {
 // Read implements net.Conn.
 func (c *Conn) Read(b []byte) (int, error) {
 	n, done, err := c.readNow(b)
-	if !done {
-		// While others work, it may come; the poller is the dearer way to wait.
-		c.waits()
-		runtime.Gosched()
-		n, done, err = c.readNow(b)
-	}
 	if done {
 		return n, err
+	}
+	c.waits()
+	if !c.polled() {
+		// While others work, it may come; the poller is the dearer way to wait.
+		runtime.Gosched()
+		if n, done, err = c.readNow(b); done {
+			return n, err
+		}
 	}
 	c.mu.Lock()
 	file := c.file
@@ -170,7 +178,6 @@ func (c *Conn) Read(b []byte) (int, error) {
 	if err != nil {
 		return 0, c.failed("read", "read", err)
 	}
-	c.waits()
 	n, err = file.Read(b)
 	if err != nil && err != io.EOF {
 		err = c.failed("read", "read", err)
