@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"iter"
 	"sync"
 	"sync/atomic"
 
@@ -61,14 +62,14 @@ type counters struct {
 }
 
 // totals adds up what all sessions have counted. all lists them; each is called with every one that lives, locked.
-func (c *counters) totals(all func() []*relay, each func(*relay)) (session.Totals, [session.Reasons]uint64) {
+func (c *counters) totals(all iter.Seq[*relay], each func(*relay)) (session.Totals, [session.Reasons]uint64) {
 	c.summing.Lock()
 	defer c.summing.Unlock()
 	c.mu.Lock()
 	sum := c.over
 	c.sum, c.round = &sum, max(1, c.round+1) // new sessions are marked with 0
 	c.mu.Unlock()
-	for _, r := range all() {
+	for r := range all {
 		r.mu.Lock()
 		if !r.retired() {
 			c.mu.Lock()

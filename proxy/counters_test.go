@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/tideover/tideover/proxy/engine"
@@ -22,7 +23,7 @@ func TestTotalsWhileSessionsEnd(t *testing.T) {
 		r.group = nil
 		c.retire(r)
 	}
-	all := func() []*relay { return relays }
+	all := slices.Values(relays)
 	for round := range 300 { // the marks of rounds begin anew meanwhile
 		seen := 0
 		sum, lefts := c.totals(all, func(r *relay) {

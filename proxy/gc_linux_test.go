@@ -98,7 +98,7 @@ func watchLoop(t testing.TB, e engine.Engine) (late func() time.Duration) {
 	theirs.Close()
 	t.Cleanup(func() { _ = talker.Wait() })
 	h := new(listener)
-	leg := e.(standInEngine).Engine.Group(h).Add(conn, nil)
+	leg := e.(standInEngine).Engine.Group(h, nil).Add(conn, nil)
 	leg.Resume()
 	t.Cleanup(func() { leg.Close(false) })
 	return func() time.Duration {
@@ -158,6 +158,7 @@ func (*listener) Writable(engine.Leg)    {}
 func (*listener) Lost(engine.Leg, error) {}
 func (*listener) Expect(engine.Leg, int) {}
 func (*listener) Tick()                  {}
+func (*listener) Over()                  {}
 
 // keepBusy has n goroutines count for so long.
 func keepBusy(n int, duration time.Duration) {
@@ -200,10 +201,12 @@ func newCrowd(t testing.TB, n int) *Proxy {
 		r.URL.RawQuery = "client_id=" + key
 		_, mine, _ := p.sessions.claim(key)
 		p.live.Add(1)
-		s := &relay{p: p, set: set, id: newID(), key: key, who: set.events.Identify(r)}
+		s := p.newRelay(set)
+		s.key, s.who = key, set.events.Identify(r)
 		s.core = session.Make(&set.core, session.Keyed, p.numbers.Add(1), rand.Uint64(), p.now())
 		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(i >> 14), 1}), uint16(1024+i&0x3fff))
 		s.open(up, mine, nil, nil, answer, claim{nonce: rand.Uint64(), remote: addr.String()})
+		s.release()
 	}
 	return p
 }
@@ -220,8 +223,8 @@ type slot struct {
 	_   uint32
 }
 
-func (e standInEngine) Group(h engine.Handler) engine.Group {
-	return &standInGroup{Group: e.Engine.Group(h), slots: e.slots}
+func (e standInEngine) Group(h engine.Handler, room *engine.Room) engine.Group {
+	return &standInGroup{Group: e.Engine.Group(h, room), slots: e.slots}
 }
 
 type standInGroup struct {

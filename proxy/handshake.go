@@ -160,12 +160,15 @@ func (p *Proxy) openByKey(c *candidate) *denial {
 		case mine != nil:
 			return p.open(c, mine, session.Keyed)
 		case found != nil:
-			if v, left := p.resumeByKey(c, found); !left {
-				return v
+			v, left := p.resumeByKey(c, found)
+			if left { // in this very moment; its key is free, or will be in the next
+				p.sessions.forget(found)
 			}
-			// It left in this very moment; its key is free, or will be in the next.
-			p.sessions.forget(found)
-			continue
+			found.release()
+			if left {
+				continue
+			}
+			return v
 		}
 		if ctx == nil {
 			var cancel context.CancelFunc
@@ -212,6 +215,7 @@ func (p *Proxy) resumeByToken(c *candidate) {
 		p.answerAndClose(c, resume.CodeGone, p.departed.reason(c))
 		return
 	}
+	defer r.release()
 	if !p.take(c) {
 		return
 	}
@@ -225,17 +229,19 @@ func (p *Proxy) resumeByToken(c *candidate) {
 	}
 }
 
+// byToken finds the session for which c has a good token; the caller has to release it.
 func (p *Proxy) byToken(c *candidate) (*relay, claim) {
 	id, presented, ok := readToken(c.offer.Token)
 	if !ok {
 		return nil, claim{}
 	}
 	r := p.sessions.get(id)
-	if r == nil || subtle.ConstantTimeCompare(c.bind[:], r.bind[:]) != 1 {
+	if r == nil {
 		return nil, claim{}
 	}
 	cl := claim{presented: &presented, nonce: rand.Uint64(), received: c.offer.Received, remote: c.r.RemoteAddr}
-	if r.mayResume(cl) != nil {
+	if subtle.ConstantTimeCompare(c.bind[:], r.bind[:]) != 1 || r.mayResume(cl) != nil {
+		r.release()
 		return nil, claim{}
 	}
 	return r, cl
@@ -252,13 +258,11 @@ func (p *Proxy) open(c *candidate, mine *place, mode session.Mode) *denial {
 		}
 		return v
 	}
-	r := &relay{
-		p: p, set: c.set,
-		id:       newID(),
-		bind:     c.bind,
-		protocol: strings.Clone(up.Protocol), // what it is a part of must not live as long as the session
-		who:      c.set.events.Identify(c.r),
-	}
+	r := p.newRelay(c.set)
+	defer r.release()
+	r.bind = c.bind
+	r.protocol = strings.Clone(up.Protocol) // what it is a part of must not live as long as the session
+	r.who = c.set.events.Identify(c.r)
 	if mine != nil {
 		r.key = mine.key
 	}

@@ -105,7 +105,7 @@ func TestAPageThatIsBusyIsGivenMoreTime(t *testing.T) {
 
 // acknowledgedKnown reports whether this system tells what a peer's TCP has taken.
 func acknowledgedKnown(w *world) bool {
-	for _, r := range w.p.sessions.all() {
+	for r := range w.p.sessions.all {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return r.upstream.Stat().AckedKnown

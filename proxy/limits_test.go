@@ -231,7 +231,8 @@ func TestAnEvictionSparesWhoCameBack(t *testing.T) {
 	story(t, nil, func(t *testing.T, w *world) {
 		w.client("/?client_id=a").Drop()
 		w.pass(time.Second)
-		r := w.p.sessions.all()[0]
+		r := w.relay()
+		defer r.release()
 		since := r.core.Since()
 		c := w.client("/?client_id=a")
 		if r.evict(since) {

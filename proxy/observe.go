@@ -22,16 +22,20 @@ func (p *Proxy) Ready() error {
 // Session implements admin.Source.
 func (p *Proxy) Session(id string) (admin.Session, bool) {
 	name, ok := parseID(id)
-	r := p.sessions.get(name)
-	if !ok || r == nil {
+	if !ok {
 		return admin.Session{}, false
 	}
+	r := p.sessions.get(name)
+	if r == nil {
+		return admin.Session{}, false
+	}
+	defer r.release()
 	return r.snapshot()
 }
 
 // Sessions implements admin.Source.
 func (p *Proxy) Sessions(f func(admin.Session) bool) {
-	for _, r := range p.sessions.all() {
+	for r := range p.sessions.all {
 		if s, ok := r.snapshot(); ok && !f(s) {
 			return
 		}

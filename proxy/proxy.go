@@ -24,6 +24,7 @@ import (
 	"github.com/tideover/tideover/proxy/engine"
 	"github.com/tideover/tideover/proxy/frame"
 	"github.com/tideover/tideover/proxy/session"
+	"github.com/tideover/tideover/proxy/slab"
 )
 
 const (
@@ -44,6 +45,7 @@ type Proxy struct {
 	engine   engine.Engine
 	tls      *tls.Config // of clients
 	ids      *dedup.Cache
+	relays   slab.Slab[relay]
 	sessions *registry
 	departed *departed
 	settings atomic.Pointer[settings]
@@ -193,7 +195,7 @@ func (p *Proxy) stop(door *door) {
 }
 
 func (p *Proxy) endAll() {
-	for _, r := range p.sessions.all() {
+	for r := range p.sessions.all {
 		r.end(session.Stopped, frame.CodeRestart, frame.CodeGoingAway, "the proxy is stopping")
 	}
 }
@@ -254,9 +256,10 @@ func (p *Proxy) evict() {
 		since session.Time
 	}
 	var all []away
-	for _, r := range p.sessions.all() {
+	for r := range p.sessions.all {
 		r.mu.Lock()
 		if r.core.State() == session.StateAway && r.held > 0 {
+			r.hold()
 			all = append(all, away{r, r.core.Since()})
 		}
 		r.mu.Unlock()
@@ -264,12 +267,10 @@ func (p *Proxy) evict() {
 	slices.SortFunc(all, func(a, b away) int { return cmp.Compare(a.since, b.since) })
 	ended := 0
 	for _, a := range all {
-		if !p.underPressure() {
-			break
-		}
-		if a.r.evict(a.since) {
+		if p.underPressure() && a.r.evict(a.since) {
 			ended++
 		}
+		a.r.release()
 	}
 	if ended > 0 {
 		p.log.Warn("buffers over limits.max_buffer_bytes: ended the sessions that were away for longest",

@@ -8,7 +8,7 @@ import (
 
 // A registry finds sessions: by key, and by id (for tokens and the API). It is
 // sharded so that a storm of reconnects does not queue up at one lock. Its locks are
-// leaves: nothing else is locked while one is held.
+// leaves: nothing else is locked while one is held. Whoever is given a session holds it, and has to release it.
 type registry struct {
 	seed   maphash.Seed
 	shards [32]shard
@@ -62,6 +62,7 @@ func (g *registry) claim(key string) (found *relay, mine *place, ready <-chan st
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if r := sh.byKey.find(hash, func(r *relay) bool { return r.key == key }); r != nil {
+		r.hold() // byID holds it, too: what is in byKey is there as well
 		return r, nil, nil
 	}
 	if p := sh.pending[key]; p != nil {
@@ -88,6 +89,7 @@ func (g *registry) giveUp(p *place) {
 func (g *registry) fill(p *place, r *relay) {
 	sh := g.of(g.hashID(r.id))
 	sh.mu.Lock()
+	r.hold()
 	sh.byID.add(r)
 	sh.mu.Unlock()
 	if p == nil {
@@ -112,12 +114,14 @@ func (g *registry) forget(r *relay) {
 	sh.mu.Unlock()
 }
 
-// remove is the end of r.
+// remove is the end of r, which the caller holds, too.
 func (g *registry) remove(r *relay) {
+	g.forget(r) // it has been, unless something is wrong; who found r now would find what nobody holds
 	sh := g.of(g.hashID(r.id))
 	sh.mu.Lock()
 	sh.byID.remove(r)
 	sh.mu.Unlock()
+	r.release()
 }
 
 // get finds a session by its id.
@@ -126,19 +130,32 @@ func (g *registry) get(id sessionID) *relay {
 	sh := g.of(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	return sh.byID.find(hash, func(r *relay) bool { return r.id == id })
+	r := sh.byID.find(hash, func(r *relay) bool { return r.id == id })
+	if r != nil {
+		r.hold()
+	}
+	return r
 }
 
-// all returns every session, also those whose legs are still being closed.
-func (g *registry) all() []*relay {
-	var all []*relay
+// all yields every session, also those whose legs are still being closed, and holds each until yield returns.
+func (g *registry) all(yield func(r *relay) bool) {
+	var some []*relay
+	more := true
 	for i := range g.shards {
 		sh := &g.shards[i]
 		sh.mu.Lock()
+		some = some[:0]
 		for r := range sh.byID.all {
-			all = append(all, r)
+			r.hold()
+			some = append(some, r)
 		}
 		sh.mu.Unlock()
+		for _, r := range some {
+			more = more && yield(r)
+			r.release()
+		}
+		if !more {
+			return
+		}
 	}
-	return all
 }

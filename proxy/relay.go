@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -20,7 +21,12 @@ import (
 // A relay is the shell of one session: its lock, and its legs and its timer in the engine. It turns
 // what the engine tells into inputs of the core and carries out the effects in their order.
 // It implements engine.Handler.
+//
+// A relay's memory is used again, for another session, as soon as nobody holds it. The registry holds it while it can be
+// found there, who found it until release, and the engine until Over; whatever runs on behalf of none of them must not know it.
 type relay struct {
+	holders atomic.Int32
+
 	// Set once, before the first leg is added.
 	p        *Proxy
 	set      *settings
@@ -40,6 +46,32 @@ type relay struct {
 	tokens   *tokens // Counted sessions have some
 	timerAt  session.Time
 	held     int64 // what p.buffered counts for this session
+
+	room engine.Room // the engine's
+}
+
+// hold is called by a holder for another one, or by who finds r in the registry, with its shard locked.
+func (r *relay) hold() { r.holders.Add(1) }
+
+// release is a holder's last use of r. r is not locked by it.
+func (r *relay) release() {
+	switch n := r.holders.Add(-1); {
+	case n == 0:
+		r.p.relays.Put(r)
+	case n < 0:
+		panic("a session was released that nobody holds") // going on could show one user's messages to another
+	}
+}
+
+// Over is called by the engine when it holds r no more.
+func (r *relay) Over() { r.release() }
+
+// newRelay returns a relay that the caller holds.
+func (p *Proxy) newRelay(set *settings) *relay {
+	r := p.relays.Get()
+	r.hold()
+	r.p, r.set, r.id = p, set, newID()
+	return r
 }
 
 // clientRef is a client leg by both its names.
@@ -91,7 +123,7 @@ func (r *relay) Expect(leg engine.Leg, before int) {
 }
 
 const (
-	relayLines = (int(unsafe.Sizeof(relay{})) + prefetch.Line - 1) / prefetch.Line
+	relayLines = (int(unsafe.Offsetof(relay{}.room)) + prefetch.Line - 1) / prefetch.Line // the engine sees to its own
 	// roomFetched is how much of a window is fetched before a message is written into it, in bytes: for longer
 	// ones the processor sees by itself what comes next.
 	roomFetched = 256
@@ -197,7 +229,8 @@ type claim struct {
 // and never the other way round, and an engine that is being closed finds it whole.
 func (r *relay) open(up *upstreamConn, mine *place, conn net.Conn, early, answer []byte, c claim) {
 	t, now := r.begin()
-	r.group = r.p.engine.Group(r)
+	r.hold()
+	r.group = r.p.engine.Group(r, &r.room)
 	r.upstream = r.group.Add(up.Conn, up.Early)
 	r.p.sessions.fill(mine, r)
 	_ = r.attach(now, t, conn, early, answer, c) // nothing can be wrong with the first claim
@@ -401,7 +434,7 @@ func (r *relay) retire() {
 	if r.retired() {
 		return
 	}
-	r.group.Stop()
+	r.group.Release()
 	r.group = nil
 	r.p.retired(r)
 }

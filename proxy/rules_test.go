@@ -320,7 +320,8 @@ func TestAnIdThatWasNotHandedOverIsNotSeen(t *testing.T) {
 		c := w.client("/?client_id=a")
 		c.Say(`{"id":1}`)
 		w.settle()
-		r := w.p.sessions.all()[0]
+		r := w.relay()
+		defer r.release()
 		swap := func(leg engine.Leg) (was engine.Leg) {
 			r.mu.Lock()
 			defer r.mu.Unlock()

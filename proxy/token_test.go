@@ -65,7 +65,7 @@ func TestAWrongTokenOpensNothing(t *testing.T) {
 		keyed.Drop()
 		w.client("/?client_id=a") // its session has been resumed
 		keyedID := ""
-		for _, r := range w.p.sessions.all() {
+		for r := range w.p.sessions.all {
 			if r.key == "a" {
 				keyedID = r.id.String()
 			}

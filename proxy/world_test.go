@@ -124,6 +124,17 @@ func (w *world) run(public, admin net.Listener) {
 	w.t.Cleanup(func() { _ = w.stop() })
 }
 
+// relay is one of the proxy's, to be released.
+func (w *world) relay() *relay {
+	for r := range w.p.sessions.all {
+		r.hold()
+		return r
+	}
+	w.t.Helper()
+	w.t.Fatal("there is no session")
+	return nil
+}
+
 // end is the end of a story.
 func (w *world) end() {
 	w.t.Helper()
@@ -294,6 +305,9 @@ func (w *world) wantNothingLeft() {
 	}
 	if n := p.buffered.Load(); n != 0 {
 		w.t.Errorf("%d bytes are still accounted for", n)
+	}
+	if n := p.relays.Len(); n != 0 {
+		w.t.Errorf("%d sessions are still held by somebody", n)
 	}
 	for i := range p.sessions.shards {
 		for r := range p.sessions.shards[i].byKey.all {

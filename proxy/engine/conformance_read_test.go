@@ -58,7 +58,7 @@ func testOldDeadlines(t *testing.T, n network) {
 	e := n.mk(Options{})
 	defer e.Close()
 	o := &owner{t: t}
-	l := e.Group(o).Add(ours, nil)
+	l := e.Group(o, nil).Add(ours, nil)
 	l.Resume()
 	time.Sleep(30 * time.Millisecond)
 	send(t, peer, []byte("late"))

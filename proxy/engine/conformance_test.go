@@ -60,6 +60,9 @@ func testConformance(t *testing.T, mk func(Options) Engine, pair func(*testing.T
 		{"Lost comes exactly once", testLostOnce},
 		{"the timer ticks once for the latest Wake", testWake},
 		{"no Tick after Engine.Close", testWakeClosed},
+		{"Over comes last, and once", testOver},
+		{"Over waits for a Tick", testOverWaitsForTick},
+		{"after Over the engine knows nothing of the room", testRoomIsFree},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, n) })
 	}
@@ -80,6 +83,7 @@ type owner struct {
 	calls     int
 	writables int
 	ticks     int
+	overs     int
 	lost      []error
 	closed    bool // no Data or Writable may come
 
@@ -161,6 +165,12 @@ func (o *owner) Lost(l Leg, err error) {
 }
 
 func (*owner) Expect(Leg, int) {}
+func (o *owner) Over() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.overs++
+}
+
 func (o *owner) Tick() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -202,7 +212,7 @@ func (n network) rig(t *testing.T, o Options, early string) *rig {
 	t.Helper()
 	ours, peer := n.pair(t)
 	r := &rig{owner: &owner{t: t}, e: n.mk(o), peer: peer}
-	r.leg = r.e.Group(r.owner).Add(ours, []byte(early))
+	r.leg = r.e.Group(r.owner, nil).Add(ours, []byte(early))
 	t.Cleanup(func() {
 		within(t, "Engine.Close", r.e.Close)
 		_ = hardClose(peer)

@@ -11,7 +11,7 @@ func testWake(t *testing.T, n network) {
 	defer within(t, "Engine.Close", e.Close)
 	for _, again := range []time.Duration{0, time.Millisecond, time.Hour} {
 		o := &owner{t: t}
-		g := e.Group(o)
+		g := e.Group(o, nil)
 		g.Wake(again) // replaced, perhaps after it has come
 		g.Wake(time.Hour)
 		g.Wake(time.Millisecond)
@@ -26,19 +26,16 @@ func testWake(t *testing.T, n network) {
 		eventually(t, "it ticks again", func() bool { return o.ticked() > before })
 	}
 	o := &owner{t: t}
-	g := e.Group(o)
-	g.Stop()
-	g.Wake(time.Hour)
-	g.Stop()
-	g.Stop()
-	g.Wake(0)
-	eventually(t, "it ticks after Stop and Wake", func() bool { return o.ticked() == 1 })
+	g := e.Group(o, nil)
+	g.Wake(20 * time.Millisecond)
+	g.Release()
+	never(t, "a tick of a group that was released", func() bool { return o.ticked() > 0 })
 
 	// Many timers, in no order: each ticks.
 	owners := make([]*owner, 200)
 	for i := range owners {
 		owners[i] = &owner{t: t}
-		e.Group(owners[i]).Wake(time.Duration(i*7919%200) * 100 * time.Microsecond)
+		e.Group(owners[i], nil).Wake(time.Duration(i*7919%200) * 100 * time.Microsecond)
 	}
 	for _, o := range owners {
 		eventually(t, "each timer ticks", func() bool { return o.ticked() == 1 })
@@ -48,13 +45,13 @@ func testWake(t *testing.T, n network) {
 func testWakeClosed(t *testing.T, n network) {
 	e := n.mk(Options{})
 	o := &owner{t: t}
-	g := e.Group(o)
+	g := e.Group(o, nil)
 	g.Wake(5 * time.Millisecond)
 	within(t, "Engine.Close", e.Close)
 	before := o.ticked()
 	g.Wake(0)
 	never(t, "a tick after Engine.Close", func() bool { return o.ticked() > before })
-	g.Stop()
+	g.Release()
 }
 
 func (o *owner) ticked() int { o.mu.Lock(); defer o.mu.Unlock(); return o.ticks }
@@ -71,7 +68,7 @@ func testSlowReader(t *testing.T, n network) {
 	e := n.mk(Options{UserTimeout: 1500 * time.Millisecond})
 	defer e.Close()
 	o := &owner{t: t}
-	l := e.Group(o).Add(ours, nil)
+	l := e.Group(o, nil).Add(ours, nil)
 	l.Resume()
 	backlog := l.Write([][]byte{make([]byte, huge)})
 	for range 20 {

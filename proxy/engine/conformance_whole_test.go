@@ -124,12 +124,13 @@ func (s *relayer) Lost(l Leg, err error) {
 }
 
 func (*relayer) Expect(Leg, int) {}
+func (*relayer) Over()           {}
 func (s *relayer) Tick()         {}
 
 func (s *relayer) join(e Engine, a, b net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g := e.Group(s)
+	g := e.Group(s, nil)
 	s.legs = [2]Leg{g.Add(a, nil), g.Add(b, nil)}
 	s.legs[0].Resume()
 	s.legs[1].Resume()
@@ -184,7 +185,7 @@ func testEngineClose(t *testing.T, n network) {
 		if i == 0 {
 			o.onLost = func(Leg) { <-hold }
 		}
-		l := e.Group(o).Add(ours, []byte("early"))
+		l := e.Group(o, nil).Add(ours, []byte("early"))
 		switch i % 4 {
 		case 1:
 			l.Resume()
@@ -227,7 +228,7 @@ func testAddAfterClose(t *testing.T, n network) {
 	ours, peer := n.pair(t)
 	defer peer.Close()
 	o := &owner{t: t}
-	l := e.Group(o).Add(ours, []byte("early"))
+	l := e.Group(o, nil).Add(ours, []byte("early"))
 	if b := l.Write([][]byte{make([]byte, huge)}); b != Refused {
 		t.Errorf("Write returned %d, want Refused", b)
 	}
@@ -250,7 +251,7 @@ func testLostOnce(t *testing.T, n network) {
 		ours, peer := n.pair(t)
 		e := n.mk(Options{Linger: time.Millisecond, ReadBuffer: 4096})
 		o := &owner{t: t}
-		l := e.Group(o).Add(ours, nil)
+		l := e.Group(o, nil).Add(ours, nil)
 		l.Resume()
 		acts := []func(){
 			func() { _, _ = peer.Write(pattern(0, 10_000)); _ = peer.Close() },

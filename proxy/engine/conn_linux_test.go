@@ -226,7 +226,7 @@ func TestConnsBecomeLegs(t *testing.T) {
 			b.Read(make([]byte, 1))
 		}
 		h := &echo{lost: make(chan error, 1)}
-		leg := e.Group(h).Add(b, []byte("early "))
+		leg := e.Group(h, nil).Add(b, []byte("early "))
 		if b.Close() == nil {
 			t.Error("what has become a leg can still be closed")
 		}
@@ -252,4 +252,5 @@ func (h *echo) Data(leg Leg, b []byte) int { leg.Write([][]byte{b}); return len(
 func (h *echo) Writable(Leg)               {}
 func (h *echo) Lost(_ Leg, err error)      { h.lost <- err }
 func (*echo) Expect(Leg, int)              {}
+func (*echo) Over()                        {}
 func (h *echo) Tick()                      {}

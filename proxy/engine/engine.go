@@ -14,18 +14,20 @@ import (
 
 // An Engine takes connections over. Its methods may be called from any goroutine.
 type Engine interface {
-	// Group returns a group for the legs and the timer of one owner.
-	Group(h Handler) Group
+	// Group returns a group for the legs and the timer of one owner. room is where the engine may keep what it knows of
+	// the group, as a part of what the owner allocates for itself: it must be zero, and is the engine's until Handler.Over.
+	// With nil the engine allocates.
+	Group(h Handler, room *Room) Group
 
 	// Close ends every leg at once, as Leg.Close(false) would, and returns when the last
 	// Handler call has and nothing of the legs is left: no goroutine, no descriptor. No timer
-	// fires after it. It must not be called from a Handler or with a lock held that one takes.
+	// fires after it; a group that was not over by then may never be told so. It must not be
+	// called from a Handler or with a lock held that one takes.
 	Close()
 }
 
 // A Group is what belongs together in an engine: the legs of one owner, which an engine may
-// serve from one place, and the owner's timer. An owner that is done with its legs and has
-// stopped its timer may forget its group.
+// serve from one place, and the owner's timer.
 type Group interface {
 	// Add takes conn over, whose first unread bytes are early (copied). From here on only
 	// the engine uses and closes conn; deadlines set on it before are gone. The leg begins
@@ -38,11 +40,15 @@ type Group interface {
 	Add(conn net.Conn, early []byte) Leg
 
 	// Wake has Handler.Tick called once, after d, or some milliseconds later; it replaces
-	// what an earlier Wake asked for and was not called yet. Stop takes it back. A call of
-	// Tick that was already on its way may still come after either. Like the methods of a Leg,
-	// both may be called with the owner's lock held.
+	// what an earlier Wake asked for and was not called yet. A call of Tick that was already on
+	// its way may still come. Like the methods of a Leg, it may be called with the owner's lock
+	// held.
 	Wake(d time.Duration)
-	Stop()
+
+	// Release gives the group back, once; the owner's lock may be held. It stops the timer, and after it the owner must
+	// call neither the group nor the legs any more, all of which it has closed or lost. When the last of their Lost calls
+	// has returned, and a Tick that was already on its way, Handler.Over is called.
+	Release()
 }
 
 // Options of an engine; a zero field is its default.
@@ -160,4 +166,8 @@ type Handler interface {
 
 	// Tick tells that the time that Group.Wake asked for has come.
 	Tick()
+
+	// Over is the last call of all for a group that was released, from whichever goroutine, with no lock of the engine's
+	// held: the engine knows nothing of the Handler and the group's room any more, and both may be used again.
+	Over()
 }

@@ -46,10 +46,10 @@ func TestLoopsWithoutDescriptors(t *testing.T) {
 		o.handle(echo)
 		ours, peer := tcpPair(t)
 		if begun {
-			e.Group(o)
+			e.Group(o, nil)
 		}
 		var leg Leg
-		withoutDescriptors(t, func() { leg = e.Group(o).Add(ours, []byte("early ")) })
+		withoutDescriptors(t, func() { leg = e.Group(o, nil).Add(ours, []byte("early ")) })
 		if _, looped := leg.(*loopLeg); looped {
 			t.Fatalf("begun %v: the leg got a descriptor where there was none", begun)
 		}
@@ -61,7 +61,7 @@ func TestLoopsWithoutDescriptors(t *testing.T) {
 		ours2, peer2 := tcpPair(t)
 		o2 := &owner{t: t}
 		o2.handle(echo)
-		leg2 := e.Group(o2).Add(ours2, nil)
+		leg2 := e.Group(o2, nil).Add(ours2, nil)
 		if _, looped := leg2.(*loopLeg); !looped {
 			t.Errorf("begun %v: with descriptors to spare again, the leg is not on a loop", begun)
 		}
@@ -102,6 +102,7 @@ func (s *stranger) Data(_ Leg, b []byte) int {
 }
 func (s *stranger) Writable(Leg)  {}
 func (*stranger) Expect(Leg, int) {}
+func (*stranger) Over()           {}
 func (s *stranger) Tick()         {}
 func (s *stranger) Lost(Leg, error) {
 	s.mu.Lock()
@@ -139,7 +140,7 @@ func TestLoopsReuseDescriptors(t *testing.T) {
 			for i := range rounds {
 				ours, peer := connect()
 				s := &stranger{t: t, word: []byte(fmt.Sprintf("<%d/%d>", w, i))}
-				leg := e.Group(s).Add(ours, s.word)
+				leg := e.Group(s, nil).Add(ours, s.word)
 				leg.Resume()
 				speech := bytes.Repeat(s.word, 1+rng.IntN(2000))
 				switch how := rng.IntN(4); how {
@@ -186,7 +187,7 @@ func TestLoopsAreFair(t *testing.T) {
 		flood.Add(int64(len(b)))
 		return len(b)
 	})
-	leg := e.Group(over).Add(ours, nil)
+	leg := e.Group(over, nil).Add(ours, nil)
 	leg.Resume()
 	stop := make(chan struct{})
 	var flooding sync.WaitGroup
@@ -212,7 +213,7 @@ func TestLoopsAreFair(t *testing.T) {
 			l.Write([][]byte{b})
 			return len(b)
 		})
-		e.Group(o).Add(ours, nil).Resume()
+		e.Group(o, nil).Add(ours, nil).Resume()
 		quiet = append(quiet, peer)
 	}
 	began := flood.Load()
@@ -252,7 +253,7 @@ func TestLoopsWithSlowReaders(t *testing.T) {
 		ours.(*net.TCPConn).SetWriteBuffer(8 << 10)
 		peer.(*net.TCPConn).SetReadBuffer(8 << 10)
 		r := &reader{o: &owner{t: t}, peer: peer}
-		r.leg = e.Group(r.o).Add(ours, nil)
+		r.leg = e.Group(r.o, nil).Add(ours, nil)
 		r.leg.Resume()
 		var all [][]byte
 		for off := 0; off < size; off += 32 << 10 {
@@ -269,7 +270,7 @@ func TestLoopsWithSlowReaders(t *testing.T) {
 		l.Write([][]byte{b})
 		return len(b)
 	})
-	e.Group(o).Add(ours, nil).Resume()
+	e.Group(o, nil).Add(ours, nil).Resume()
 	echo := func() {
 		t.Helper()
 		send(t, peer, []byte("quick"))
@@ -314,7 +315,7 @@ func TestLoopsWithSlowReaders(t *testing.T) {
 // What epoll refuses leaves no trace on the loop, which would wait for its end for ever.
 func TestLoopsRefuseWhatCannotBeWatched(t *testing.T) {
 	e := New(Options{Loops: 1}).(*loops)
-	g := e.Group(&stranger{}).(*loopGroup)
+	g := e.Group(&stranger{}, nil).(*loopGroup)
 	file, err := unix.Open(t.TempDir(), unix.O_RDONLY|unix.O_CLOEXEC, 0) // epoll_ctl(2): EPERM
 	if err != nil {
 		t.Fatal(err)

@@ -42,31 +42,37 @@ type loop struct {
 	wakefd int // an eventfd; -1 once it is closed, for its number may be somebody else's by then
 
 	// The loop's own.
-	buf    []byte // what every leg is read into
-	events [turnEvents]unix.EpollEvent
-	ready  [turnEvents]*loopLeg
-	work   []*loopLeg
-	sealed tlsInput
-	missed int // how many waits were made without lingering, after the last in vain
-	skip   int // how many are still to be made so
+	buf     []byte // what every leg is read into
+	events  [turnEvents]unix.EpollEvent
+	ready   [turnEvents]*loopLeg
+	work    []*loopLeg
+	sealed  tlsInput
+	missed  int  // how many waits were made without lingering, after the last in vain
+	skip    int  // how many are still to be made so
+	aborted bool // all legs were closed, because the engine was
 
 	mu     sync.Mutex // a leaf: may be taken with a leg locked
 	slots  []slot
 	free   []uint32
 	live   int // legs in slots
 	closed bool
-	queue  legQueue // legs with something due
+	queue  legQueue   // legs with something due
+	limbo  groupQueue // groups to be told that they are over
 	timers timers
 }
 
 // A legQueue is first in, first out.
 type legQueue struct {
-	legs []*loopLeg
-	head int // those before it have been taken
+	legs  []*loopLeg
+	head  int    // those before it have been taken
+	added uint64 // ever
 }
 
-func (q *legQueue) len() int       { return len(q.legs) - q.head }
-func (q *legQueue) add(l *loopLeg) { q.legs = append(q.legs, l) }
+func (q *legQueue) len() int { return len(q.legs) - q.head }
+func (q *legQueue) add(l *loopLeg) {
+	q.legs = append(q.legs, l)
+	q.added++
+}
 
 // take appends the first legs, n at most, to dst.
 func (q *legQueue) take(dst []*loopLeg, n int) []*loopLeg {
@@ -80,6 +86,37 @@ func (q *legQueue) take(dst []*loopLeg, n int) []*loopLeg {
 		q.legs, q.head = q.legs[:n], 0
 	}
 	return dst
+}
+
+// A groupQueue holds groups that were released and have lost all their legs. The loop's queue of legs, or what it serves just
+// now, may still list some of these: a group leaves once the loop has taken every leg that was queued before it.
+type groupQueue []groupAfter
+
+type groupAfter struct {
+	g     *loopGroup
+	added uint64 // the legs' queue when g came
+}
+
+// take removes and returns the first group, if legs is that far; else nil. It is called between two turns.
+func (q *groupQueue) take(legs *legQueue) *loopGroup {
+	if len(*q) == 0 || (*q)[0].added > legs.added-uint64(legs.len()) {
+		return nil
+	}
+	g := (*q)[0].g
+	(*q)[0] = groupAfter{}
+	if *q = (*q)[1:]; len(*q) == 0 {
+		*q = nil
+	}
+	return g
+}
+
+// release puts g into limbo, if it is released and has no leg any more. mu is held.
+func (lp *loop) release(g *loopGroup) bool {
+	over := g.released && g.users == 0
+	if over {
+		lp.limbo = append(lp.limbo, groupAfter{g, lp.queue.added})
+	}
+	return over
 }
 
 // A slot is where a leg's events are addressed to. Its generation tells a late event for a
@@ -127,6 +164,7 @@ func (lp *loop) run() {
 	defer close(lp.done)
 	defer lp.shut()
 	for {
+		lp.tidy()
 		lp.asleep.Store(true)
 		wait, over := lp.pending()
 		if over {
@@ -143,6 +181,24 @@ func (lp *loop) run() {
 		lp.fire()
 		lp.serveReady(n)
 		lp.serveQueue()
+	}
+}
+
+// tidy says to groups that they are over, and once the engine is closed it closes all legs. Here, between two turns, the
+// loop itself has no leg in hand.
+func (lp *loop) tidy() {
+	lp.mu.Lock()
+	for g := lp.limbo.take(&lp.queue); g != nil; g = lp.limbo.take(&lp.queue) {
+		h := g.h
+		lp.mu.Unlock()
+		h.Over() // g may be gone from here on
+		lp.mu.Lock()
+	}
+	abort := lp.closed && !lp.aborted
+	lp.aborted = lp.closed
+	lp.mu.Unlock()
+	if abort {
+		lp.abortAll()
 	}
 }
 
@@ -194,7 +250,7 @@ func (lp *loop) serveReady(n int) {
 		if l := lp.ready[i]; l != nil {
 			l.mu.Lock()
 			l.note(lp.events[i].Events)
-			if lp.events[i].Events&endEvents == 0 {
+			if lp.events[i].Events&endEvents == 0 || l.state == over {
 				lp.serve(l)
 				continue
 			}
@@ -244,7 +300,7 @@ func (lp *loop) pending() (wait int, over bool) {
 	lp.mu.Lock()
 	defer lp.mu.Unlock()
 	switch {
-	case lp.queue.len() > 0:
+	case lp.queue.len() > 0 || len(lp.limbo) > 0 || lp.closed != lp.aborted:
 		return 0, false
 	case lp.closed:
 		return -1, lp.live == 0
@@ -340,6 +396,7 @@ func (lp *loop) register(l *loopLeg) error {
 	s := &lp.slots[l.slot]
 	s.leg = l
 	ev := eventsOf(l, s, 0)
+	l.g.users++
 	lp.live++
 	lp.load.Add(1)
 	lp.mu.Unlock()
@@ -380,19 +437,27 @@ func eventsOf(l *loopLeg, s *slot, more uint32) unix.EpollEvent {
 // unregister frees the slot of l, whose socket is closed.
 func (lp *loop) unregister(l *loopLeg) {
 	lp.mu.Lock()
+	defer lp.mu.Unlock()
 	s := &lp.slots[l.slot]
 	s.leg = nil
 	s.gen++
 	lp.free = append(lp.free, l.slot)
 	lp.live--
 	lp.load.Add(-1)
-	lp.mu.Unlock()
+	l.g.users--
+	lp.release(l.g)
 }
 
 // endAll begins the end of the loop.
 func (lp *loop) endAll() {
 	lp.mu.Lock()
 	lp.closed = true
+	lp.mu.Unlock()
+	lp.wake()
+}
+
+func (lp *loop) abortAll() {
+	lp.mu.Lock()
 	var all []*loopLeg
 	for i := range lp.slots {
 		if l := lp.slots[i].leg; l != nil {
@@ -403,5 +468,4 @@ func (lp *loop) endAll() {
 	for _, l := range all {
 		l.Close(false)
 	}
-	lp.wake()
 }

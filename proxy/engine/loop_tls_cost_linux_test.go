@@ -23,7 +23,7 @@ func BenchmarkLoopIdleTLSLegs(b *testing.B) {
 	}
 	for b.Loop() {
 		e := New(Options{Loops: 1})
-		g := e.Group(new(echoer))
+		g := e.Group(new(echoer), nil)
 		conf := &tls.Config{Certificates: []tls.Certificate{certificate()}}
 		var ours, peers []net.Conn
 		for range legs {
@@ -70,7 +70,7 @@ func TestLoopTLSAllocates(t *testing.T) {
 	for size, most := range map[int]float64{128: 3, 4096: 3, recordPlain: 5} {
 		ours, peer := tlsPair(t)
 		e := New(Options{Loops: 1})
-		e.Group(new(echoer)).Add(ours, nil).Resume()
+		e.Group(new(echoer), nil).Add(ours, nil).Resume()
 		message, got := make([]byte, size), make([]byte, size)
 		turn := func() {
 			if _, err := peer.Write(message); err != nil {

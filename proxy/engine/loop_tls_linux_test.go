@@ -261,7 +261,7 @@ func TestLoopTLSFloodOfSmallMessages(t *testing.T) {
 	e := New(Options{Loops: 1})
 	defer e.Close()
 	o := &owner{t: t}
-	echo := e.Group(o)
+	echo := e.Group(o, nil)
 	var leg Leg
 	o.onData = func(l Leg, b []byte) int {
 		l.Write([][]byte{b})
@@ -301,7 +301,7 @@ func TestLoopTLSReadAhead(t *testing.T) {
 		}
 		e := New(Options{Loops: 1, ReadBuffer: 4096})
 		o := &owner{t: t}
-		e.Group(o).Add(ours, before).Resume()
+		e.Group(o, nil).Add(ours, before).Resume()
 		eventually(t, "all is handed over", func() bool { return o.reads() >= c.size })
 		wantPattern(t, "with what was read ahead", []byte(o.received()), c.size)
 		e.Close()
@@ -323,7 +323,7 @@ func TestLoopTLSOfOthers(t *testing.T) {
 	e := New(Options{Loops: 1})
 	defer e.Close()
 	o := &owner{t: t}
-	leg := e.Group(o).Add(server, nil)
+	leg := e.Group(o, nil).Add(server, nil)
 	leg.Resume()
 	if _, onLoop := leg.(*loopLeg); onLoop {
 		t.Error("a loop serves a TLS connection whose socket it can't have")

@@ -56,11 +56,17 @@ type loops struct {
 // now is the loops' clock: monotonic, in nanoseconds.
 func (e *loops) now() int64 { return int64(time.Since(e.start)) }
 
-func (e *loops) Group(h Handler) Group {
-	if lp := e.pick(); lp != nil {
-		return &loopGroup{lp: lp, h: h}
+func (e *loops) Group(h Handler, room *Room) Group {
+	lp := e.pick()
+	if lp == nil {
+		return e.portable.Group(h, nil)
 	}
-	return e.portable.Group(h)
+	if room == nil {
+		room = new(Room)
+	}
+	g := &room.g
+	g.lp, g.h = lp, h
+	return g
 }
 
 // pick returns the loop with the fewest legs; nil if there is none.
@@ -111,13 +117,21 @@ func (e *loops) Close() {
 	}
 }
 
+// A Room is what a group takes of its owner's memory. Owners that lie side by side have their groups there as well:
+// small objects of their own would be scattered among what handshakes leave behind.
+type Room struct{ g loopGroup }
+
 // A loopGroup is the timer and the legs of one owner on one loop. The first two legs, most have no more, are
-// part of it: small objects of their own would lie scattered among what handshakes leave behind.
+// part of it.
 type loopGroup struct {
 	lp    *loop
 	h     Handler
 	timer timer
 	first [2]loopLeg // taken once g is set, and never again: owners tell legs by their identity
+
+	other    *portableGroup // of conns that a loop can't serve; nil while there have been none
+	users    int32          // legs in the loop's slots, and other; guarded by lp.mu, as is the next
+	released bool
 }
 
 // newLeg is for Add, which the owner calls once at a time.
@@ -134,12 +148,44 @@ func (g *loopGroup) Add(conn net.Conn, early []byte) Leg {
 	if l := g.lp.add(g, conn, early); l != nil {
 		return l
 	}
-	return g.lp.e.portable.add(conn, early, g.h)
+	if g.other == nil {
+		g.other = g.lp.e.portable.group(g.h, g.otherOver)
+		g.lp.mu.Lock()
+		g.users++
+		g.lp.mu.Unlock()
+	}
+	return g.other.Add(conn, early)
 }
 
 func (g *loopGroup) Wake(d time.Duration) { g.lp.set(&g.timer, g, d) }
-func (g *loopGroup) Stop()                { g.lp.stop(&g.timer) }
 func (g *loopGroup) due()                 { g.h.Tick() }
+
+func (g *loopGroup) Release() {
+	other := g.other
+	lp := g.lp
+	lp.mu.Lock()
+	lp.timers.remove(&g.timer)
+	g.released = true
+	over := lp.release(g)
+	lp.mu.Unlock()
+	if over {
+		lp.wake()
+	}
+	if other != nil {
+		other.Release()
+	}
+}
+
+func (g *loopGroup) otherOver() {
+	lp := g.lp
+	lp.mu.Lock()
+	g.users--
+	over := lp.release(g)
+	lp.mu.Unlock()
+	if over {
+		lp.wake()
+	}
+}
 
 // add takes conn over; nil if a loop can't, and then conn is as it was.
 func (lp *loop) add(g *loopGroup, conn net.Conn, early []byte) *loopLeg {

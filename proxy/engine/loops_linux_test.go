@@ -22,7 +22,7 @@ func TestLoopsWakeNobodyAfterTheirEnd(t *testing.T) {
 	e := New(Options{Loops: 1})
 	ours, peer := tcpPair(t)
 	defer peer.Close()
-	g := e.Group(&owner{t: t})
+	g := e.Group(&owner{t: t}, nil)
 	g.Add(ours, nil).Resume()
 	within(t, "Engine.Close", e.Close)
 
@@ -68,7 +68,7 @@ func witnessed(t *testing.T, n int) (*witness, []net.Conn) {
 	for range n {
 		ours, peer := tcpPair(t)
 		t.Cleanup(func() { peer.Close() })
-		e.Group(w).Add(ours, nil).Resume()
+		e.Group(w, nil).Add(ours, nil).Resume()
 		peers = append(peers, peer)
 	}
 	peers[0].Write([]byte("wait"))
@@ -93,6 +93,7 @@ func (w *witness) Expect(leg Leg, before int) { w.write(leg, fmt.Sprint("expect 
 func (w *witness) Lost(leg Leg, _ error)      { w.write(leg, "lost") }
 func (*witness) Writable(Leg)                 {}
 func (*witness) Tick()                        {}
+func (*witness) Over()                        {}
 func (w *witness) Data(leg Leg, b []byte) int {
 	w.write(leg, "data")
 	first := false

@@ -42,15 +42,15 @@ type portableEngine struct {
 	mu     sync.Mutex
 	closed bool
 	legs   map[*leg]struct{} // those with a Lost call to come or a goroutine left
-	ticks  int               // Tick calls that run
+	ticks  int               // Tick and Over calls that run
 	gone   sync.Cond         // a leg has left the map, or a Tick call has ended
 }
 
-func (e *portableEngine) Group(h Handler) Group { return &portableGroup{e: e, h: h} }
+func (e *portableEngine) Group(h Handler, _ *Room) Group { return e.group(h, h.Over) }
 
 // add is Group.Add.
-func (e *portableEngine) add(conn net.Conn, early []byte, h Handler) Leg {
-	l := &leg{e: e, h: h, conn: conn, paused: true}
+func (e *portableEngine) add(g *portableGroup, conn net.Conn, early []byte) Leg {
+	l := &leg{e: e, g: g, h: g.h, conn: conn, paused: true}
 	_ = conn.SetDeadline(time.Time{}) // a handshake may have left one
 	systemTimeout := false
 	if tcp := tcpOf(conn); tcp != nil {
@@ -96,7 +96,7 @@ func (e *portableEngine) Close() {
 	}
 }
 
-// enter begins a Tick call, unless the engine is closed; exit ends it.
+// enter begins a Tick or Over call, unless the engine is closed; exit ends it.
 func (e *portableEngine) enter() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -114,6 +114,7 @@ func (e *portableEngine) exit() {
 }
 
 func (e *portableEngine) remove(l *leg) {
+	l.g.leave()
 	e.mu.Lock()
 	delete(e.legs, l)
 	e.mu.Unlock()
@@ -139,6 +140,7 @@ const (
 // finds a call due makes it; calling keeps the others from overlapping it.
 type leg struct {
 	e    *portableEngine
+	g    *portableGroup
 	h    Handler
 	conn net.Conn
 

@@ -41,7 +41,7 @@ func TestPortableInBubbleWaitsForSlowHandler(t *testing.T) {
 		o := &owner{t: t}
 		// While one call sleeps on the fake clock, Writable, Lost and Engine.Close wait for it.
 		o.onData = func(_ Leg, b []byte) int { time.Sleep(time.Hour); return len(b) }
-		l := e.Group(o).Add(a, []byte("early"))
+		l := e.Group(o, nil).Add(a, []byte("early"))
 		l.Resume()
 		synctest.Wait()
 		l.Write([][]byte{[]byte("x")})
@@ -99,7 +99,7 @@ func TestPortableInBubbleTimes(t *testing.T) {
 				begin := time.Now()
 				var at time.Duration
 				o.onLost = func(Leg) { at = time.Since(begin) }
-				l := e.Group(o).Add(a, nil)
+				l := e.Group(o, nil).Add(a, nil)
 				l.Resume()
 				synctest.Wait()
 				c.act(l, peer)
@@ -131,7 +131,7 @@ func TestPortableInBubbleStuckCloseWrite(t *testing.T) {
 		a, peer := net.Pipe()
 		defer peer.Close()
 		o := &owner{t: t}
-		l := e.Group(o).Add(stuckConn{a, make(chan struct{})}, nil)
+		l := e.Group(o, nil).Add(stuckConn{a, make(chan struct{})}, nil)
 		l.Resume()
 		l.Close(true)
 		begin := time.Now()

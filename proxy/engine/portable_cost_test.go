@@ -32,6 +32,7 @@ func (h *echoer) Data(l Leg, b []byte) int {
 func (*echoer) Writable(Leg)    {}
 func (*echoer) Lost(Leg, error) {}
 func (*echoer) Expect(Leg, int) {}
+func (*echoer) Over()           {}
 func (*echoer) Tick()           {}
 
 func TestPortableHotPathAllocatesNothing(t *testing.T) {
@@ -47,7 +48,7 @@ func TestPortableHotPathAllocatesNothing(t *testing.T) {
 	new(relayer).join(e, a, b)
 	c, echo := socketPair(t, "tcp", "127.0.0.1:0")
 	defer echo.Close()
-	e.Group(new(echoer)).Add(c, nil).Resume()
+	e.Group(new(echoer), nil).Add(c, nil).Resume()
 
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection empties the pools
 	message, got := make([]byte, 4096), make([]byte, 4096)
@@ -148,7 +149,7 @@ func BenchmarkPortableIdleLegs(b *testing.B) {
 		}
 		heap, stack := measure()
 		for _, c := range ours {
-			e.Group(new(echoer)).Add(c, nil).Resume()
+			e.Group(new(echoer), nil).Add(c, nil).Resume()
 		}
 		m := make([]byte, 128)
 		for _, p := range peers {

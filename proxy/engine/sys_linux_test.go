@@ -16,7 +16,7 @@ func TestPortableSocketOptions(t *testing.T) {
 	_ = tcp.SetKeepAlive(true)
 	e := NewPortable(Options{UserTimeout: 12345 * time.Millisecond})
 	defer e.Close()
-	e.Group(&owner{t: t}).Add(ours, nil)
+	e.Group(&owner{t: t}, nil).Add(ours, nil)
 
 	raw, err := tcp.SyscallConn()
 	if err != nil {
