@@ -20,7 +20,8 @@
 //	session/   the core          frame/     RFC 6455 frames over byte slices
 //	dedup/     ids of messages   resume/    the messages of tideover.v1
 //	engine/    how bytes move    presence/  event messages
-//	admin/     health, metrics   proxytest/ fakes and faults for tests
+//	admin/     health, metrics   slab/      sessions side by side in memory
+//	proxytest/ fakes and faults for tests
 //
 // Imports run one way, from here to the children, and never back; session knows neither
 // net nor time.Now. A test holds that.
@@ -44,7 +45,9 @@
 // up behind it, under one lock. Reconnected is emitted.
 //
 // Grace to left: the relay's timer is set to what session.Next says; session.Advance emits
-// Left, closes the upstream, and the registry forgets the session.
+// Left, closes the upstream, and the registry forgets the session. When its legs are gone the
+// relay releases its group, and when the engine says Over and nobody else holds it any more, its
+// memory is the next session's.
 //
 // # States
 //
@@ -57,5 +60,5 @@
 //
 // relay.mu guards one session and may be held while a leg is written to: engine calls never
 // block and never call back. Below it are only leaves: a shard of the registry, the dedup
-// cache, the counters. No two relays are ever locked at once.
+// cache, the counters, the slab. No two relays are ever locked at once.
 package proxy

@@ -190,3 +190,34 @@ func TestLegQueue(t *testing.T) {
 		t.Fatalf("added %d, took %d", next, taken)
 	}
 }
+
+// Of a group that has lost its legs, the loop's queue may list some still. Whoever moved into its room by then, perhaps on
+// another loop, would be served by both.
+func TestGroupsLeaveAfterTheirQueuedLegs(t *testing.T) {
+	lp := new(loop)
+	groups := make([]loopGroup, 200)
+	for i := range groups {
+		g := &groups[i]
+		for range i % 4 {
+			lp.queue.add(&g.first[0])
+		}
+		g.released = true
+		lp.release(g)
+	}
+	left := 0
+	for range len(groups) {
+		for g := lp.limbo.take(&lp.queue); g != nil; g = lp.limbo.take(&lp.queue) {
+			if g != &groups[left] {
+				t.Fatalf("group %d leaves out of turn", left)
+			}
+			if slices.Contains(lp.queue.legs, &g.first[0]) {
+				t.Fatalf("group %d leaves, and a leg of it is in the queue", left)
+			}
+			left++
+		}
+		lp.queue.take(nil, 3)
+	}
+	if left != len(groups) {
+		t.Errorf("%d groups left, want %d", left, len(groups))
+	}
+}
