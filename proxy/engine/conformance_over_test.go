@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A tenant is a Handler with a lock, held by all its calls, that releases its group when it has lost so many legs. Its room is
+// A tenant is a Handler with a lock, held by nearly all its calls, that releases its group when it has lost so many legs. Its room is
 // part of it.
 type tenant struct {
 	t      *testing.T
@@ -64,10 +64,11 @@ func (o *tenant) Lost(Leg, error) {
 
 func (o *tenant) Tick() {
 	o.mu.Lock()
-	defer o.mu.Unlock()
+	moveOn := o.moveOn
+	o.mu.Unlock()
 	o.ticks <- struct{}{}
-	if o.moveOn != nil {
-		<-o.moveOn
+	if moveOn != nil {
+		<-moveOn
 	}
 }
 

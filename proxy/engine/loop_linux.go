@@ -250,11 +250,12 @@ func (lp *loop) serveReady(n int) {
 		if l := lp.ready[i]; l != nil {
 			l.mu.Lock()
 			l.note(lp.events[i].Events)
-			if lp.events[i].Events&endEvents == 0 || l.state == over {
+			if lp.events[i].Events&endEvents == 0 {
 				lp.serve(l)
 				continue
 			}
-			// An end takes longer than a message. When thousands come at once, those who still talk go first.
+			// An end takes longer than a message. When thousands come at once, those who still talk go first. (l can't be over:
+			// it would have been served in this turn already, but has one event in it.)
 			lp.enqueue(l)
 			l.mu.Unlock()
 		}
