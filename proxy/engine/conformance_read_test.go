@@ -102,6 +102,38 @@ func testRestIsKept(t *testing.T, n network) {
 	wantPattern(t, "the rest after Resume", []byte(r.received()[10:]), 300_000)
 }
 
+// Legs that share what they are read into don't share what they keep.
+func testRestOfMany(t *testing.T, n network) {
+	const size = 6000
+	e := n.mk(Options{Loops: 1, ReadBuffer: 8192})
+	defer within(t, "Engine.Close", e.Close)
+	owners := make([]*owner, 4)
+	legs := make([]Leg, len(owners))
+	for i := range owners {
+		o := &owner{t: t}
+		o.handle(func(l Leg, b []byte) int {
+			l.Pause()
+			k := min(i, len(b))
+			o.record(b[:k])
+			return k
+		})
+		ours, peer := n.pair(t)
+		defer peer.Close()
+		owners[i], legs[i] = o, e.Group(o, nil).Add(ours, nil)
+		legs[i].Resume()
+		go func() { _, _ = peer.Write(pattern(i*size, size)) }()
+		eventually(t, "a leg has something to keep", func() bool { return legs[i].Stat().Held > 0 })
+	}
+	for i, o := range owners {
+		o.handle(nil)
+		legs[i].Resume()
+		eventually(t, "all bytes arrive", func() bool { return len(o.received()) >= size })
+		if got := o.received(); got != string(pattern(i*size, size)) {
+			t.Errorf("leg %d was handed something else than what came", i)
+		}
+	}
+}
+
 func testResumeWithinData(t *testing.T, n network) {
 	r := n.rig(t, Options{}, "abcdef")
 	turn := 0

@@ -25,6 +25,7 @@ func testConformance(t *testing.T, mk func(Options) Engine, pair func(*testing.T
 		{"deadlines of before Add are gone", testOldDeadlines},
 		{"early bytes come first", testEarlyFirst},
 		{"what is not consumed is kept and comes first", testRestIsKept},
+		{"what a leg keeps stays when others are read", testRestOfMany},
 		{"Resume within Data hands the rest over again", testResumeWithinData},
 		{"consuming less without Pause costs the leg", testUnpausedRest},
 		{"Pause stops reading", testPauseStopsReading},

@@ -324,8 +324,12 @@ func (lp *loop) serve(l *loopLeg) {
 		case doData:
 			b := l.in
 			l.in = nil
-			lp.deliver(l, b.b[b.r:b.w])
-			b.free()
+			if rest := lp.deliver(l, b.b[b.r:b.w]); rest > 0 {
+				b.r = b.w - rest
+				l.in = b.fit()
+			} else {
+				b.free()
+			}
 		case doRead, doDiscard:
 			if l.lastRead && l.state == closing {
 				l.end.readErr, l.unread = io.EOF, false
@@ -341,7 +345,9 @@ func (lp *loop) serve(l *loopLeg) {
 				read = lp.readTLS
 			}
 			if b := read(l); len(b) > 0 && l.state == open {
-				lp.deliver(l, b)
+				if rest := lp.deliver(l, b); rest > 0 {
+					l.in = lp.keep(b, rest)
+				}
 			}
 		case doWritable:
 			l.owed, l.calling = false, true
@@ -362,12 +368,12 @@ func (lp *loop) serve(l *loopLeg) {
 // read reads once, into the loop's buffer. A short read has emptied the socket: what comes
 // after it is told by a new event.
 func (lp *loop) read(l *loopLeg) []byte {
-	n, errno := readFD(int(l.fd), lp.buf)
+	n, errno := readFD(int(l.fd), lp.buf.b)
 	switch {
 	case n > 0:
-		l.unread = l.hup || n == len(lp.buf)
-		l.lastRead = l.hup && n < len(lp.buf) // but for urgent data, on which recv stops: only who reads on sees it
-		return lp.buf[:n]
+		l.unread = l.hup || n == len(lp.buf.b)
+		l.lastRead = l.hup && n < len(lp.buf.b) // but for urgent data, on which recv stops: only who reads on sees it
+		return lp.buf.b[:n]
 	case errno == unix.EAGAIN:
 	case errno == 0:
 		l.ending().readErr = io.EOF
@@ -378,23 +384,35 @@ func (lp *loop) read(l *loopLeg) []byte {
 	return nil
 }
 
-// deliver hands b over, and keeps what is not consumed. It lets mu go meanwhile.
-func (lp *loop) deliver(l *loopLeg, b []byte) {
+// deliver hands b over, and returns how many bytes at its end are to be kept. It lets mu go meanwhile.
+func (lp *loop) deliver(l *loopLeg, b []byte) (rest int) {
 	l.calling, l.pausedInCall = true, false
 	l.mu.Unlock()
 	n := l.g.h.Data(l, b)
 	l.mu.Lock()
 	l.calling = false
 	if n == len(b) || l.state != open {
-		return
+		return 0
 	}
 	if n < 0 || n > len(b) || !l.pausedInCall {
 		l.reset = true
 		l.finish(fmt.Errorf("handing over %d bytes: the handler consumed %d without a Pause", len(b), n))
-		return
+		return 0
 	}
-	l.in = getBuffer(len(b) - n)
-	l.in.w = copy(l.in.b, b[n:])
+	return len(b) - n
+}
+
+// keep returns a buffer with the last rest bytes of what was read. Where they fill most of the loop's own, that is kept as it is,
+// and the loop takes another.
+func (lp *loop) keep(b []byte, rest int) *buffer {
+	if own := lp.buf; 2*rest > len(own.b) && &b[0] == &own.b[0] {
+		own.r, own.w = len(b)-rest, len(b)
+		lp.buf = lp.e.buffers.Get().(*buffer)
+		return own
+	}
+	kept := getBuffer(rest)
+	kept.w = copy(kept.b, b[len(b)-rest:])
+	return kept
 }
 
 // lose makes the last call for l, and lets its socket and memory go. It unlocks l.

@@ -42,7 +42,7 @@ type loop struct {
 	wakefd int // an eventfd; -1 once it is closed, for its number may be somebody else's by then
 
 	// The loop's own.
-	buf     []byte // what every leg is read into
+	buf     *buffer // what every leg is read into
 	events  [turnEvents]unix.EpollEvent
 	ready   [turnEvents]*loopLeg
 	work    []*loopLeg
@@ -130,7 +130,7 @@ type slot struct {
 const wakeSlot = -1
 
 func newLoop(e *loops) (_ *loop, err error) {
-	lp := &loop{e: e, epfd: -1, wakefd: -1, done: make(chan struct{}), buf: make([]byte, e.o.ReadBuffer)}
+	lp := &loop{e: e, epfd: -1, wakefd: -1, done: make(chan struct{}), buf: e.buffers.Get().(*buffer)}
 	defer func() {
 		if err != nil {
 			lp.shut()

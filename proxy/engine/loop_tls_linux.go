@@ -104,13 +104,13 @@ func (w *legWire) SetWriteDeadline(time.Time) error { return nil }
 func (lp *loop) readTLS(l *loopLeg) []byte {
 	c := &lp.sealed
 	if c.opened == nil {
-		c.opened = make([]byte, len(lp.buf)+maxRecord)
+		c.opened = make([]byte, len(lp.buf.b)+maxRecord)
 	}
 	c.raw, c.err = nil, errDry
 	if !l.ahead {
-		n, errno := readFD(int(l.fd), lp.buf)
-		c.raw = lp.buf[:n]
-		l.unread = n > 0 && (l.hup || n == len(lp.buf))
+		n, errno := readFD(int(l.fd), lp.buf.b)
+		c.raw = lp.buf.b[:n]
+		l.unread = n > 0 && (l.hup || n == len(lp.buf.b))
 		switch {
 		case n > 0, errno == unix.EAGAIN:
 		case errno == 0:

@@ -39,7 +39,7 @@ func New(o Options) Engine {
 	if o.ReadBuffer <= 0 {
 		o.ReadBuffer = 256 << 10
 	}
-	return &loops{o: o, start: time.Now(), portable: NewPortable(portable).(*portableEngine)}
+	return &loops{o: o, start: time.Now(), portable: NewPortable(portable).(*portableEngine), buffers: newPool(o.ReadBuffer)}
 }
 
 // loops is the engine over event loops.
@@ -47,6 +47,7 @@ type loops struct {
 	o        Options
 	start    time.Time
 	portable *portableEngine // for the conns that the loops can't serve
+	buffers  *sync.Pool      // of ReadBuffer bytes, for the loops
 
 	mu     sync.Mutex
 	all    []*loop // begun, or none
