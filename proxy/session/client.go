@@ -217,9 +217,9 @@ func (s *Session) holdBack(p []byte) {
 		return
 	}
 	n := len(p)
-	// Once a quarter of a frame has come there is room for all of it at once: growing by doubling would copy it twice. A
-	// header alone buys no memory.
-	if rest := s.client.rx.remain; rest <= 3*int64(len(s.hold)+n) {
+	// Once a fifth of a frame has come there is room for all of it at once: growing by doubling would copy it twice. A
+	// header alone buys no memory. (A fifth, so that of 1 MiB the first read, a quarter less its header, is enough.)
+	if rest := s.client.rx.remain; rest <= 4*int64(len(s.hold)+n) {
 		n += int(rest)
 	}
 	s.hold = append(growBuffer(s.hold, n), p...)
