@@ -212,7 +212,7 @@ func newCrowd(t testing.TB, n int) *Proxy {
 }
 
 // standInEngine is the real one, timers and all, but for the sockets: a real group has room for its first two legs,
-// and a loop has a slot for each leg.
+// and a loop has a slot for each leg. The stand-ins of a group are an object that real sessions don't have.
 type standInEngine struct {
 	engine.Engine
 	slots *[]slot

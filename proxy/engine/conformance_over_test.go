@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"net"
 	"sync"
 	"testing"
@@ -220,7 +219,7 @@ func testRoomIsFree(t *testing.T, n network) {
 				select {
 				case <-o.over:
 				case <-time.After(longEnough):
-					t.Error(errors.New("no Over"))
+					t.Error("no Over")
 					return
 				}
 				closeAll(peers)

@@ -100,6 +100,9 @@ func (o *owner) enter(what string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.calls++
+	if o.overs > 0 {
+		o.t.Errorf("%s after Over", what)
+	}
 	if len(o.lost) > 0 {
 		o.t.Errorf("%s after Lost(%v)", what, o.lost[0])
 	}
@@ -169,12 +172,17 @@ func (*owner) Expect(Leg, int) {}
 func (o *owner) Over() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.overs++
+	if o.overs++; o.overs > 1 {
+		o.t.Error("Over is called twice")
+	}
 }
 
 func (o *owner) Tick() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.overs > 0 {
+		o.t.Error("Tick after Over")
+	}
 	o.ticks++
 }
 

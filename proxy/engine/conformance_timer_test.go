@@ -30,6 +30,11 @@ func testWake(t *testing.T, n network) {
 	g.Wake(20 * time.Millisecond)
 	g.Release()
 	never(t, "a tick of a group that was released", func() bool { return o.ticked() > 0 })
+	o.mu.Lock()
+	if o.overs != 1 {
+		t.Errorf("Over was called %d times, want once", o.overs)
+	}
+	o.mu.Unlock()
 
 	// Many timers, in no order: each ticks.
 	owners := make([]*owner, 200)

@@ -49,6 +49,7 @@ type loop struct {
 	sealed  tlsInput
 	missed  int  // how many waits were made without lingering, after the last in vain
 	skip    int  // how many are still to be made so
+	untidy  bool // there is something for tidy
 	aborted bool // all legs were closed, because the engine was
 
 	mu     sync.Mutex // a leaf: may be taken with a leg locked
@@ -110,13 +111,12 @@ func (q *groupQueue) take(legs *legQueue) *loopGroup {
 	return g
 }
 
-// release puts g into limbo, if it is released and has no leg any more. mu is held.
-func (lp *loop) release(g *loopGroup) bool {
-	over := g.released && g.users == 0
-	if over {
+// release puts g into limbo, if it is released and has no leg any more. mu is held; without it g may be gone.
+func (lp *loop) release(g *loopGroup) {
+	if g.released && g.users == 0 {
 		lp.limbo = append(lp.limbo, groupAfter{g, lp.queue.added})
+		lp.wake()
 	}
-	return over
 }
 
 // A slot is where a leg's events are addressed to. Its generation tells a late event for a
@@ -164,7 +164,9 @@ func (lp *loop) run() {
 	defer close(lp.done)
 	defer lp.shut()
 	for {
-		lp.tidy()
+		if lp.untidy {
+			lp.tidy()
+		}
 		lp.asleep.Store(true)
 		wait, over := lp.pending()
 		if over {
@@ -300,8 +302,9 @@ func (lp *loop) serveQueue() {
 func (lp *loop) pending() (wait int, over bool) {
 	lp.mu.Lock()
 	defer lp.mu.Unlock()
+	lp.untidy = len(lp.limbo) > 0 || lp.closed != lp.aborted
 	switch {
-	case lp.queue.len() > 0 || len(lp.limbo) > 0 || lp.closed != lp.aborted:
+	case lp.queue.len() > 0 || lp.untidy:
 		return 0, false
 	case lp.closed:
 		return -1, lp.live == 0

@@ -162,16 +162,12 @@ func (g *loopGroup) Wake(d time.Duration) { g.lp.set(&g.timer, g, d) }
 func (g *loopGroup) due()                 { g.h.Tick() }
 
 func (g *loopGroup) Release() {
-	other := g.other
-	lp := g.lp
+	lp, other := g.lp, g.other
 	lp.mu.Lock()
 	lp.timers.remove(&g.timer)
 	g.released = true
-	over := lp.release(g)
+	lp.release(g)
 	lp.mu.Unlock()
-	if over {
-		lp.wake()
-	}
 	if other != nil {
 		other.Release()
 	}
@@ -180,12 +176,9 @@ func (g *loopGroup) Release() {
 func (g *loopGroup) otherOver() {
 	lp := g.lp
 	lp.mu.Lock()
+	defer lp.mu.Unlock()
 	g.users--
-	over := lp.release(g)
-	lp.mu.Unlock()
-	if over {
-		lp.wake()
-	}
+	lp.release(g)
 }
 
 // add takes conn over; nil if a loop can't, and then conn is as it was.

@@ -43,7 +43,7 @@ type portableEngine struct {
 	closed bool
 	legs   map[*leg]struct{} // those with a Lost call to come or a goroutine left
 	ticks  int               // Tick and Over calls that run
-	gone   sync.Cond         // a leg has left the map, or a Tick call has ended
+	gone   sync.Cond         // a leg has left the map, or a Tick or Over call has ended
 }
 
 func (e *portableEngine) Group(h Handler, _ *Room) Group { return e.group(h, h.Over) }

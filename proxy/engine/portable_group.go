@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// A portableGroup keeps the owner's timer; its legs know nothing of each other.
+// A portableGroup keeps the owner's timer, and notices when nothing of it will call the owner any more; its legs know
+// nothing of each other.
 type portableGroup struct {
 	e    *portableEngine
 	h    Handler
