@@ -326,8 +326,12 @@ func (r *relay) effect(now session.Time, t *turn, e *session.Effect) {
 		case t.old.id:
 			t.old.leg.Write([][]byte{e.Data})
 		}
-	case session.Close, session.Abort:
-		r.closeLeg(t, e.Leg, e.Kind == session.Close)
+	case session.Close:
+		r.closeLeg(t, e.Leg, engine.Graceful)
+	case session.Finish:
+		r.closeLeg(t, e.Leg, engine.Finish)
+	case session.Abort:
+		r.closeLeg(t, e.Leg, engine.Abort)
 	case session.Pause:
 		if leg := r.leg(t, e.Leg); leg != nil {
 			leg.Pause()
@@ -367,7 +371,7 @@ func (r *relay) leg(t *turn, id session.Leg) engine.Leg {
 	return nil
 }
 
-func (r *relay) closeLeg(t *turn, id session.Leg, graceful bool) {
+func (r *relay) closeLeg(t *turn, id session.Leg, how engine.Closing) {
 	leg := r.leg(t, id)
 	if leg == nil {
 		return
@@ -382,7 +386,7 @@ func (r *relay) closeLeg(t *turn, id session.Leg, graceful bool) {
 	default:
 		t.old = clientRef{}
 	}
-	leg.Close(graceful)
+	leg.Close(how)
 }
 
 func (r *relay) flushUpstream(t *turn) {

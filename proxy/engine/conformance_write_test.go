@@ -150,7 +150,7 @@ func testNoOverlap(t *testing.T, n network) {
 	hold <- struct{}{}
 	eventually(t, "Writable comes after Data", inWritable.Load)
 	<-backlog
-	r.leg.Close(false)
+	r.leg.Close(Abort)
 	never(t, "Lost while Writable runs", r.isLost)
 	hold <- struct{}{}
 	r.loss()
