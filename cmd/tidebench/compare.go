@@ -49,7 +49,8 @@ func compareCommand() *cobra.Command {
 		Short: "Measure Tideover, nginx, HAProxy and Caddy side by side, and print Markdown",
 		Long: `Measures all proxies in one run: for each case they take turns, round after round, each freshly started on a CPU
 of its own, while load generator and upstream have another one. What is printed is the median of the rounds, with the least
-and the greatest in brackets, and the ratios of medians.
+and the greatest in brackets, and the median of the rounds' ratios: a machine with other guests may be slower by half for a
+minute, and then is so for all who are measured in that minute.
 
 The proxies other than Tideover are taken from the PATH; --install gets what is missing from Debian's packages. Their
 configurations are in cmd/tidebench/configs. Tideover is built from the working directory unless --tideover names
@@ -227,6 +228,7 @@ func (c *comparison) measure(ctx context.Context, tc *testCase) error {
 					fmt.Fprintf(c.log, "%-14s %-20s FAILED: %v\n", ln.row, kind.name, err)
 					continue
 				}
+				res.Round = round
 				c.results[at] = append(c.results[at], res)
 				fmt.Fprintf(c.log, "%-14s %-20s %s\n", ln.row, kind.name, brief(tc, ln.row, res))
 			}

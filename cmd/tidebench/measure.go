@@ -23,6 +23,7 @@ const (
 
 // A result is what one run measured. Counts and times are of the timed window.
 type result struct {
+	Round    int     `json:"round"` // of the comparison
 	Mode     string  `json:"mode"`
 	Conns    int     `json:"conns"`
 	Size     int     `json:"size"`

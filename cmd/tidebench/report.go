@@ -48,20 +48,39 @@ func btoi(b bool) int {
 	return 0
 }
 
-func (c *comparison) has(name string) bool {
-	return slices.ContainsFunc(c.kinds, func(k proxyKind) bool { return k.name == name })
+// find is where a proxy stands in kinds, -1 if it is not measured.
+func (c *comparison) find(name string) int {
+	return slices.IndexFunc(c.kinds, func(k proxyKind) bool { return k.name == name })
 }
 
-// values returns what a row shows of one proxy.
-func (c *comparison) values(r *row, kind *proxyKind) (values []float64) {
+func (c *comparison) has(name string) bool { return c.find(name) >= 0 }
+
+// resultsOf are the results that a row shows of one proxy.
+func (c *comparison) resultsOf(r *row, kind *proxyKind) []*result {
 	name := r.name
 	if r.others != "" && !kind.ours() {
 		name = r.others
 	}
-	for _, res := range c.results[sample{name, kind.name}] {
+	return c.results[sample{name, kind.name}]
+}
+
+func (c *comparison) values(r *row, kind *proxyKind) (values []float64) {
+	for _, res := range c.resultsOf(r, kind) {
 		values = append(values, r.value(res))
 	}
 	return values
+}
+
+// ratios are a row's values of the first proxy over those of another one in the same round.
+func (c *comparison) ratios(r *row, other *proxyKind) (ratios []float64) {
+	for _, ours := range c.resultsOf(r, &c.kinds[0]) {
+		for _, theirs := range c.resultsOf(r, other) {
+			if theirs.Round == ours.Round {
+				ratios = append(ratios, r.value(ours)/r.value(theirs))
+			}
+		}
+	}
+	return ratios
 }
 
 func (c *comparison) row(w io.Writer, tc *testCase, r *row, nginx64, haproxy bool) {
@@ -70,7 +89,6 @@ func (c *comparison) row(w io.Writer, tc *testCase, r *row, nginx64, haproxy boo
 		title += ", " + r.unit
 	}
 	fmt.Fprintf(w, "| %s |", title)
-	medians := map[string]float64{}
 	for i := range c.kinds {
 		v := c.values(r, &c.kinds[i])
 		if len(v) == 0 {
@@ -81,14 +99,12 @@ func (c *comparison) row(w io.Writer, tc *testCase, r *row, nginx64, haproxy boo
 			fmt.Fprintf(w, " %s |", said)
 			continue
 		}
-		medians[c.kinds[i].name] = median(v)
 		if c.compact {
 			fmt.Fprintf(w, " %s |", number(median(v), r.digits))
 			continue
 		}
 		fmt.Fprintf(w, " %s (%s–%s) |", number(median(v), r.digits), number(slices.Min(v), r.digits), number(slices.Max(v), r.digits))
 	}
-	ours, ok := medians[c.kinds[0].name]
 	for _, other := range []struct {
 		shown  bool
 		name   string
@@ -97,16 +113,17 @@ func (c *comparison) row(w io.Writer, tc *testCase, r *row, nginx64, haproxy boo
 		if !other.shown {
 			continue
 		}
-		theirs, found := medians[other.name]
-		switch said := verdict(ours/theirs, other.target, r.more); {
-		case !ok || !found:
+		ratios := c.ratios(r, &c.kinds[c.find(other.name)])
+		ratio := median(ratios)
+		switch said := verdict(ratio, other.target, r.more); {
+		case len(ratios) == 0:
 			fmt.Fprint(w, strings.Repeat(" |", 2-btoi(c.compact)))
 		case !c.compact:
-			fmt.Fprintf(w, " %.2f | %s |", ours/theirs, said)
+			fmt.Fprintf(w, " %.2f | %s |", ratio, said)
 		case said == "":
-			fmt.Fprintf(w, " %.2f |", ours/theirs)
+			fmt.Fprintf(w, " %.2f |", ratio)
 		default:
-			fmt.Fprintf(w, " %.2f (%s) |", ours/theirs, said)
+			fmt.Fprintf(w, " %.2f (%s) |", ratio, said)
 		}
 	}
 	fmt.Fprintln(w)
@@ -145,7 +162,7 @@ func number(x float64, digits int) string {
 
 // conditions tells where, with what and how quietly it was measured.
 func (c *comparison) conditions(w io.Writer) {
-	fmt.Fprintf(w, "Measured %s in %v, %d rounds of %v, medians (least–greatest).\n", c.began.UTC().Format("2006-01-02 15:04 UTC"), time.Since(c.began).Round(time.Second), c.rounds, c.duration)
+	fmt.Fprintf(w, "Measured %s in %v, %d rounds of %v, medians (least–greatest); ratios are medians of each round's.\n", c.began.UTC().Format("2006-01-02 15:04 UTC"), time.Since(c.began).Round(time.Second), c.rounds, c.duration)
 	fmt.Fprintf(w, "Machine: %s, Linux %s; the proxy on CPU %d, load generator and upstream in one thread on CPU %d%s.\n", cpuModel(), release(), c.proxyCPU, c.loadCPU, ahead())
 	fmt.Fprintln(w, "An echo counts as two messages. CPU is what all of a proxy's threads spent by /proc/PID/task/*/schedstat, kernel included. A proxy is started anew for each figure.")
 	if c.has(relayName) {

@@ -33,24 +33,26 @@ func TestNumber(t *testing.T) {
 	}
 }
 
-// The report takes medians of rounds, compares with the right row of the others, and shows what failed.
+// The report takes medians of rounds and of their ratios, compares with the right row of the others, and shows what failed.
 func TestReport(t *testing.T) {
 	tc := cases()[0]
 	c := &comparison{results: map[sample][]*result{}, kinds: []proxyKind{tideoverKind("Tideover", "true"), {name: "nginx 64k", program: "true"}, {name: "HAProxy", program: "true"}}, rounds: 3}
 	add := func(row, proxy string, ns ...int64) {
-		for _, n := range ns {
-			c.results[sample{row, proxy}] = append(c.results[sample{row, proxy}], &result{Messages: 1, ProxyCPU: n, Seconds: 1})
+		for round, n := range ns {
+			if n > 0 { // else it failed
+				c.results[sample{row, proxy}] = append(c.results[sample{row, proxy}], &result{Round: round, Messages: 1, ProxyCPU: n, Seconds: 1})
+			}
 		}
 	}
-	add(tc.name, "Tideover", 800, 9000, 700)
-	add("ids", "Tideover", 1000, 1000, 1000)
-	add(tc.name, "nginx 64k", 1000, 990, 1010)
+	add(tc.name, "Tideover", 800, 9000, 990, 300)
+	add("ids", "Tideover", 1000, 9000, 1800)
+	add(tc.name, "nginx 64k", 1000, 9000, 1800, 0) // the second round was a slow one for all
 	c.failures = []string{"HAProxy, round 1: planted"}
 	var b strings.Builder
 	c.report(&b, []testCase{tc})
 	for _, want := range []string{
-		"| 800 (700–9,000) | 1,000 (990–1,010) | failed | 0.80 | ≤ 0.85 met | | |",
-		"| 1,000 (1,000–1,000) | 1,000 (990–1,010) | failed | 1.00 | ≤ 0.95 **missed** | | |",
+		"| 895 (300–9,000) | 1,800 (1,000–9,000) | failed | 0.80 | ≤ 0.85 met | | |",
+		"| 1,800 (1,000–9,000) | 1,800 (1,000–9,000) | failed | 1.00 | ≤ 0.95 **missed** | | |",
 		"HAProxy, round 1: planted",
 	} {
 		if !strings.Contains(b.String(), want) {
@@ -61,7 +63,7 @@ func TestReport(t *testing.T) {
 	c.compact = true
 	b.Reset()
 	c.report(&b, []testCase{tc})
-	if want := "| 800 | 1,000 | failed | 0.80 (≤ 0.85 met) | |"; !strings.Contains(b.String(), want) {
+	if want := "| 895 | 1,800 | failed | 0.80 (≤ 0.85 met) | |"; !strings.Contains(b.String(), want) {
 		t.Errorf("the compact report lacks %q:\n%s", want, b.String())
 	}
 }
