@@ -38,7 +38,7 @@ const (
 	largeFrame = 8 << 10
 	// receiptBytes of window are worth a ping with whatever is sent next: windows that stay in
 	// the processor's caches make large messages several times cheaper.
-	receiptBytes = 64 << 10
+	receiptBytes = 32 << 10
 	// ackBytes is after how many bytes a tideover.v1 client hears of them at once.
 	ackBytes = 64 << 10
 )
