@@ -99,8 +99,10 @@ func cases() []testCase {
 		relaying("echo16k", "echo 16 KiB, 100 connections", loadArgs{mode: modeEcho, conns: 100, size: 16 << 10, inflight: 1}, 1.00, 0.55),
 		relaying("echo1m", "echo 1 MiB, 10 connections", loadArgs{mode: modeEcho, conns: 10, size: 1 << 20, inflight: 1}, 0.75, 0.90),
 		{
-			name:  "rate20k",
-			lanes: []lane{{row: "rate", load: loadArgs{mode: modeEcho, conns: 1000, size: 128, inflight: 1, concurrency: 64, rate: 10000, duration: 5 * time.Second}}},
+			name: "rate20k",
+			// Short: where the machine stands still now and then for a tenth of a second, that is the p99 of whatever round it hits,
+			// and the median is sound as long as it hits less than half of them.
+			lanes: []lane{{row: "rate", load: loadArgs{mode: modeEcho, conns: 1000, size: 128, inflight: 1, concurrency: 64, rate: 10000, duration: time.Second}}},
 			rows: []row{
 				{name: "rate", title: "round trip p50, 20,000 messages a second (10,000 echoes), 1,000 connections", unit: "µs", value: p50},
 				{name: "rate", title: "round trip p99, the same", unit: "µs", value: p99, nginx64: 1.1, haproxy: 1.1},
