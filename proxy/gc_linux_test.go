@@ -100,7 +100,7 @@ func watchLoop(t testing.TB, e engine.Engine) (late func() time.Duration) {
 	h := new(listener)
 	leg := e.(standInEngine).Engine.Group(h, nil).Add(conn, nil)
 	leg.Resume()
-	t.Cleanup(func() { leg.Close(engine.Abort) })
+	t.Cleanup(func() { leg.Close(false) })
 	return func() time.Duration {
 		t.Helper()
 		called, patience := monotonic(), time.Now().Add(proxytest.Patience)
@@ -243,8 +243,8 @@ func (g *standInGroup) Add(net.Conn, []byte) engine.Leg {
 
 type standInLeg struct{ _ byte } // two of them must differ
 
-func (*standInLeg) Write([][]byte) int   { return 0 }
-func (*standInLeg) Pause()               {}
-func (*standInLeg) Resume()              {}
-func (*standInLeg) Close(engine.Closing) {}
-func (*standInLeg) Stat() engine.Stat    { return engine.Stat{} }
+func (*standInLeg) Write([][]byte) int { return 0 }
+func (*standInLeg) Pause()             {}
+func (*standInLeg) Resume()            {}
+func (*standInLeg) Close(bool)         {}
+func (*standInLeg) Stat() engine.Stat  { return engine.Stat{} }

@@ -326,12 +326,8 @@ func (r *relay) effect(now session.Time, t *turn, e *session.Effect) {
 		case t.old.id:
 			t.old.leg.Write([][]byte{e.Data})
 		}
-	case session.Close:
-		r.closeLeg(t, e.Leg, engine.Graceful)
-	case session.Finish:
-		r.closeLeg(t, e.Leg, engine.Finish)
-	case session.Abort:
-		r.closeLeg(t, e.Leg, engine.Abort)
+	case session.Close, session.Abort:
+		r.closeLeg(t, e.Leg, e.Kind == session.Close)
 	case session.Pause:
 		if leg := r.leg(t, e.Leg); leg != nil {
 			leg.Pause()
@@ -371,7 +367,7 @@ func (r *relay) leg(t *turn, id session.Leg) engine.Leg {
 	return nil
 }
 
-func (r *relay) closeLeg(t *turn, id session.Leg, how engine.Closing) {
+func (r *relay) closeLeg(t *turn, id session.Leg, graceful bool) {
 	leg := r.leg(t, id)
 	if leg == nil {
 		return
@@ -386,7 +382,7 @@ func (r *relay) closeLeg(t *turn, id session.Leg, how engine.Closing) {
 	default:
 		t.old = clientRef{}
 	}
-	leg.Close(how)
+	leg.Close(graceful)
 }
 
 func (r *relay) flushUpstream(t *turn) {

@@ -175,7 +175,7 @@ func testGracefulAgainstSender(t *testing.T, n network) {
 	s := startStream(r.peer, 1<<40) // never stops by itself
 	eventually(t, "the peer's bytes arrive", func() bool { return r.reads() > 0 })
 	r.leg.Write([][]byte{pattern(0, huge)})
-	r.leg.Close(Graceful)
+	r.leg.Close(true)
 	r.mu.Lock()
 	got := make([]byte, 0, huge)
 	r.mu.Unlock()
@@ -207,8 +207,8 @@ func testGracefulEnd(t *testing.T, n network) {
 	if r.leg.Write([][]byte{pattern(0, huge)}) == 0 {
 		t.Fatal("no backlog")
 	}
-	r.leg.Close(Graceful)
-	r.leg.Close(Graceful)
+	r.leg.Close(true)
+	r.leg.Close(true)
 	if b := r.leg.Write([][]byte{[]byte("too late")}); b != Refused {
 		t.Errorf("Write after Close returned %d, want Refused", b)
 	}
@@ -231,7 +231,7 @@ func testGracefulEnd(t *testing.T, n network) {
 
 func testGracefulIdle(t *testing.T, n network) {
 	r := n.rig(t, Options{Linger: 30 * time.Second}, "dropped")
-	r.leg.Close(Graceful) // before any Resume
+	r.leg.Close(true) // before any Resume
 	if _, err := r.peer.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the peer got %v, want io.EOF", err)
 	}
@@ -248,7 +248,7 @@ func testGracefulLinger(t *testing.T, n network) {
 		if backlog > 0 && r.leg.Write([][]byte{make([]byte, backlog)}) == 0 {
 			t.Fatal("no backlog")
 		}
-		r.leg.Close(Graceful) // and the peer neither reads nor closes
+		r.leg.Close(true) // and the peer neither reads nor closes
 		if err := r.loss(); err != ErrAborted {
 			t.Errorf("Lost(%v), want ErrAborted", err)
 		}
@@ -262,8 +262,8 @@ func testAbort(t *testing.T, n network) {
 	if r.leg.Write([][]byte{make([]byte, huge)}) == 0 {
 		t.Fatal("no backlog")
 	}
-	r.leg.Close(Abort)
-	r.leg.Close(Graceful)
+	r.leg.Close(false)
+	r.leg.Close(true)
 	if err := r.loss(); err != ErrAborted {
 		t.Errorf("Lost(%v), want ErrAborted", err)
 	}
@@ -282,9 +282,9 @@ func testAbortDuringGraceful(t *testing.T, n network) {
 	if r.leg.Write([][]byte{make([]byte, huge)}) == 0 {
 		t.Fatal("no backlog")
 	}
-	r.leg.Close(Graceful)
+	r.leg.Close(true)
 	never(t, "Lost before the backlog is written", r.isLost)
-	r.leg.Close(Abort)
+	r.leg.Close(false)
 	if err := r.loss(); err != ErrAborted {
 		t.Errorf("Lost(%v), want ErrAborted", err)
 	}
@@ -295,7 +295,7 @@ func testOpenDuringLost(t *testing.T, n network) {
 	hold := make(chan struct{})
 	r.onLost = func(Leg) { <-hold }
 	r.leg.Resume()
-	r.leg.Close(Abort)
+	r.leg.Close(false)
 	r.loss()
 	ended := make(chan struct{})
 	go func() { _, _ = r.peer.Read(make([]byte, 1)); close(ended) }()
@@ -325,69 +325,22 @@ func testAfterEnd(t *testing.T, n network) {
 		}
 		r.leg.Pause()
 		r.leg.Resume()
-		r.leg.Close(Graceful)
-		r.leg.Close(Abort)
+		r.leg.Close(true)
+		r.leg.Close(false)
 	}
 	eventually(t, "nothing is held for a lost leg", func() bool { return r.leg.Stat() == Stat{} })
 	never(t, "a call after Lost", func() bool { c, _, _ := r.count(); return c > 1 })
 }
 
-func testFinish(t *testing.T, n network) {
-	for _, size := range []int{10, huge} {
-		r := n.rig(t, Options{Linger: 30 * time.Second}, "")
-		r.onData = func(l Leg, b []byte) int {
-			r.record(b)
-			l.Write([][]byte{pattern(0, size)})
-			l.Close(Finish)
-			return len(b)
-		}
-		r.leg.Resume()
-		send(t, r.peer, []byte("bye"))
-		wantPattern(t, "bytes before Finish", read(t, r.peer, size), size)
-		if k, err := r.peer.Read(make([]byte, 1)); err != io.EOF {
-			t.Errorf("after the last byte the peer got %d bytes and %v, want io.EOF", k, err)
-		}
-		_ = r.peer.Close()
-		if err := r.loss(); err != ErrAborted {
-			t.Errorf("Lost(%v), want ErrAborted", err)
-		}
-	}
-}
-
-func testFinishAgainstSender(t *testing.T, n network) {
-	r := n.rig(t, Options{Linger: 30 * time.Second, ReadBuffer: 1 << 10}, "")
-	if !closesOneSide(r.peer) || !buffers(r.peer) {
-		t.Skip("nothing can be on its way")
-	}
-	r.onData = func(l Leg, b []byte) int {
-		r.record(b)
-		l.Write([][]byte{[]byte("so long")})
-		l.Close(Finish)
-		return len(b)
-	}
-	send(t, r.peer, pattern(0, 8<<10)) // most of which is not read by then
-	r.leg.Resume()
-	if got := read(t, r.peer, len("so long")); string(got) != "so long" {
-		t.Errorf("the peer got %q", got)
-	}
-	if k, err := r.peer.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("after the last byte the peer got %d bytes and %v, want io.EOF", k, err)
-	}
-	_ = r.peer.Close()
-	if err := r.loss(); err != ErrAborted {
-		t.Errorf("Lost(%v), want ErrAborted", err)
-	}
-}
-
 func testNoDataAfterClose(t *testing.T, n network) {
-	for _, how := range []Closing{Abort, Graceful, Finish} {
+	for _, graceful := range []bool{false, true} {
 		r := n.rig(t, Options{Linger: 50 * time.Millisecond}, "")
 		hold := make(chan struct{})
 		r.onData = func(_ Leg, b []byte) int { r.record(b); <-hold; return len(b) }
 		r.leg.Resume()
 		go func() { _, _ = r.peer.Write(pattern(0, 1<<20)) }()
 		eventually(t, "Data runs", func() bool { return r.reads() > 0 })
-		r.leg.Close(how)
+		r.leg.Close(graceful)
 		r.mu.Lock()
 		r.closed = true
 		r.mu.Unlock()

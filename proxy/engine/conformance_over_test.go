@@ -117,10 +117,10 @@ func testOver(t *testing.T, n network) {
 	o = newTenant(t)
 	ours, peers := o.moveIn(e, n, 3)
 	defer closeAll(peers)
-	ours[0].Close(Abort)
+	ours[0].Close(false)
 	peers[1].Close()
 	o.stays("with a leg left, and before Release")
-	ours[2].Close(Abort)
+	ours[2].Close(false)
 	o.movedOut("after the last leg")
 	o.stays("twice")
 
@@ -130,8 +130,8 @@ func testOver(t *testing.T, n network) {
 	defer closeAll(peers)
 	ours[0].Write([][]byte{make([]byte, huge)})
 	o.mu.Lock()
-	ours[0].Close(Graceful)
-	ours[1].Close(Abort)
+	ours[0].Close(true)
+	ours[1].Close(false)
 	o.legs++ // so that Lost does not release it once more
 	o.group.Release()
 	o.mu.Unlock()
@@ -193,7 +193,7 @@ func testRoomIsFree(t *testing.T, n network) {
 					go peers[1].Close()
 					o.mu.Lock()
 					if o.group != nil {
-						ours[0].Close(Graceful)
+						ours[0].Close(true)
 					}
 					o.mu.Unlock()
 				case 1: // the peers first, with something to say
@@ -203,8 +203,8 @@ func testRoomIsFree(t *testing.T, n network) {
 					}
 				case 2:
 					ours[0].Write([][]byte{[]byte("hello")})
-					ours[0].Close(Graceful)
-					ours[1].Close(Abort)
+					ours[0].Close(true)
+					ours[1].Close(false)
 				case 3: // a conn that no loop serves, beside those that one does
 					o.mu.Lock()
 					odd, peer := net.Pipe()
@@ -213,7 +213,7 @@ func testRoomIsFree(t *testing.T, n network) {
 					o.mu.Unlock()
 					leg.Resume()
 					peer.Close()
-					ours[0].Close(Abort)
+					ours[0].Close(false)
 					peers[1].Close()
 				}
 				select {

@@ -33,7 +33,7 @@ func testLossBeforeResume(t *testing.T, n network) {
 
 func testCloseBeforeResume(t *testing.T, n network) {
 	r := n.rig(t, Options{}, "early")
-	r.leg.Close(Abort)
+	r.leg.Close(false)
 	if err := r.loss(); err != ErrAborted {
 		t.Errorf("Lost(%v), want ErrAborted", err)
 	}

@@ -50,8 +50,6 @@ func testConformance(t *testing.T, mk func(Options) Engine, pair func(*testing.T
 		{"a graceful Close is bounded by Linger", testGracefulLinger},
 		{"an abort ends at once", testAbort},
 		{"an abort cuts a graceful Close short", testAbortDuringGraceful},
-		{"Finish after the peer's last words", testFinish},
-		{"Finish delivers all, whatever the peer still says", testFinishAgainstSender},
 		{"the socket is closed only when Lost returned", testOpenDuringLost},
 		{"a leg that ended does nothing", testAfterEnd},
 		{"no Data begins after Close", testNoDataAfterClose},

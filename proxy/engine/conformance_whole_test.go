@@ -67,13 +67,13 @@ func testNoSynchronousCall(t *testing.T, n network) {
 			r.leg.Stat()
 		})
 		locked(func() {
-			r.leg.Close(Graceful)
+			r.leg.Close(true)
 			r.leg.Write([][]byte{make([]byte, 10)})
 		})
 		locked(func() {
-			r.leg.Close(Abort)
+			r.leg.Close(false)
 			time.Sleep(5 * time.Millisecond) // Lost waits for the lock by now
-			r.leg.Close(Abort)
+			r.leg.Close(false)
 			r.leg.Resume()
 			r.leg.Write([][]byte{make([]byte, 10)})
 		})
@@ -120,7 +120,7 @@ func (s *relayer) Lost(l Leg, err error) {
 			s.lost[i] = err
 		}
 	}
-	s.other(l).Close(Graceful)
+	s.other(l).Close(true)
 }
 
 func (*relayer) Expect(Leg, int) {}
@@ -195,7 +195,7 @@ func testEngineClose(t *testing.T, n network) {
 		case 3:
 			l.Resume()
 			l.Write([][]byte{make([]byte, huge)})
-			l.Close(Graceful)
+			l.Close(true)
 		}
 		owners = append(owners, o)
 		defer peer.Close()
@@ -256,13 +256,13 @@ func testLostOnce(t *testing.T, n network) {
 		acts := []func(){
 			func() { _, _ = peer.Write(pattern(0, 10_000)); _ = peer.Close() },
 			func() { _ = hardClose(peer) },
-			func() { l.Close(Graceful) },
-			func() { l.Close(Abort) },
-			func() { l.Write([][]byte{make([]byte, 1<<20)}); l.Close(Graceful) },
+			func() { l.Close(true) },
+			func() { l.Close(false) },
+			func() { l.Write([][]byte{make([]byte, 1<<20)}); l.Close(true) },
 			func() { e.Close() },
 			func() { l.Pause(); l.Write([][]byte{make([]byte, 100)}); l.Resume() },
 			func() { _, _ = io.Copy(io.Discard, peer) },
-			func() { l.Stat(); l.Close(Graceful); l.Close(Abort) },
+			func() { l.Stat(); l.Close(true); l.Close(false) },
 		}
 		var wg sync.WaitGroup
 		for _, k := range []int{i % len(acts), i / len(acts) % len(acts), i * 7 % len(acts)} {

@@ -150,7 +150,7 @@ func testNoOverlap(t *testing.T, n network) {
 	hold <- struct{}{}
 	eventually(t, "Writable comes after Data", inWritable.Load)
 	<-backlog
-	r.leg.Close(Abort)
+	r.leg.Close(false)
 	never(t, "Lost while Writable runs", r.isLost)
 	hold <- struct{}{}
 	r.loss()

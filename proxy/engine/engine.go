@@ -19,7 +19,7 @@ type Engine interface {
 	// With nil the engine allocates.
 	Group(h Handler, room *Room) Group
 
-	// Close ends every leg at once, as Leg.Close(Abort) would, and returns when the last
+	// Close ends every leg at once, as Leg.Close(false) would, and returns when the last
 	// Handler call has and nothing of the legs is left: no goroutine, no descriptor. No timer
 	// fires after it; a group that was not over by then may never be told so. It must not be
 	// called from a Handler or with a lock held that one takes.
@@ -108,29 +108,19 @@ type Leg interface {
 	Pause()
 	Resume()
 
-	// Close ends the leg, paused or not. No Data or Writable call begins after Close returned,
-	// save one that was already on its way to the Handler: owners tell stale calls by the identity
-	// of the leg.
-	Close(how Closing)
+	// Close ends the leg, paused or not. Graceful: the backlog is written out, then the
+	// sending side is shut down, and what the peer still sends is read and thrown away until
+	// it closes too, so that no reset overtakes the last bytes; all of that within
+	// Options.Linger, and only then Lost is called. (A conn that can't be shut down on one side
+	// is closed after the backlog.) Not graceful: at once, with a TCP reset where it is TCP;
+	// the backlog is dropped. It also cuts a graceful Close short. No Data or Writable call
+	// begins after Close returned, save one that was already on its way to the Handler:
+	// owners tell stale calls by the identity of the leg.
+	Close(graceful bool)
 
 	// Stat tells what the socket and the system know of this leg.
 	Stat() Stat
 }
-
-// Closing is how a leg is to end.
-type Closing uint8
-
-const (
-	// Abort ends it at once, with a TCP reset where it is TCP; the backlog is dropped. It also cuts the other ways short.
-	Abort Closing = iota
-	// Graceful writes the backlog out, then shuts the sending side down, and reads and throws away what the peer still
-	// sends until it closes too, so that no reset overtakes the last bytes; all of that within Options.Linger, and only
-	// then Lost is called. (A conn that can't be shut down on one side is closed after the backlog.)
-	Graceful
-	// Finish is Graceful for a peer that has said its last: nobody has to wait for its end. Should it say something all
-	// the same, a reset may overtake the last bytes.
-	Finish
-)
 
 // Stat is a snapshot of one leg, for liveness decisions and accounting.
 type Stat struct {

@@ -152,14 +152,14 @@ func TestLoopsReuseDescriptors(t *testing.T) {
 						peer.Write(speech)
 						peer.Close()
 					}()
-					leg.Close(Abort)
+					leg.Close(false)
 				case 2: // closed politely in the middle of it
 					go func() {
 						peer.Write(speech)
 						io.Copy(io.Discard, peer)
 						peer.Close()
 					}()
-					leg.Close(Graceful)
+					leg.Close(true)
 				case 3: // reset by the peer
 					send(t, peer, speech[:len(speech)/2])
 					hardClose(peer)

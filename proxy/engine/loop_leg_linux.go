@@ -108,15 +108,12 @@ func (l *loopLeg) Resume() {
 	l.mu.Unlock()
 }
 
-func (l *loopLeg) Close(how Closing) {
+func (l *loopLeg) Close(graceful bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.started = true
 	switch {
-	case how != Abort && l.state == open && (l.end == nil || l.end.writeErr == nil):
-		if how == Finish && l.finishNow() {
-			break
-		}
+	case graceful && l.state == open && (l.end == nil || l.end.writeErr == nil):
 		l.state = closing
 		l.g.lp.set(&l.ending().timer, l, l.g.lp.e.o.Linger)
 		if l.in != nil && !l.calling {
@@ -129,21 +126,11 @@ func (l *loopLeg) Close(how Closing) {
 		if !l.backlogged() {
 			l.shutWrite()
 		}
-	case l.state == open || l.state == closing && how == Abort:
+	case l.state == open || l.state == closing && !graceful:
 		l.finish(ErrAborted)
 		l.reset = true
 	}
 	l.kick()
-}
-
-// finishNow ends a leg whose peer has said its last, if nothing is left to be written, and nothing that was not read would
-// make the end a reset.
-func (l *loopLeg) finishNow() bool {
-	if l.tls != nil || l.backlogged() || l.unread && !l.lastRead || l.in != nil {
-		return false
-	}
-	l.finish(ErrAborted)
-	return true
 }
 
 func (l *loopLeg) Stat() Stat {

@@ -470,6 +470,6 @@ func (lp *loop) abortAll() {
 	}
 	lp.mu.Unlock()
 	for _, l := range all {
-		l.Close(Abort)
+		l.Close(false)
 	}
 }

@@ -331,22 +331,3 @@ func TestLoopTLSOfOthers(t *testing.T) {
 	send(t, client, []byte("hello"))
 	eventually(t, "it is handed over", func() bool { return o.received() == "hello" })
 }
-
-// A peer that is finished is told that nothing was cut off (close_notify, RFC 5246, section 7.2.1), before the socket's end.
-func TestLoopTLSFinish(t *testing.T) {
-	n := network{New, func(t *testing.T) (ours, peer net.Conn) {
-		return tlsPairOf(t, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
-	}}
-	r := n.rig(t, Options{}, "")
-	r.onData = func(l Leg, b []byte) int { l.Close(Finish); return len(b) }
-	r.leg.Resume()
-	send(t, r.peer, []byte("bye"))
-	raw := r.peer.(*tls.Conn).NetConn()
-	sent, err := io.ReadAll(raw)
-	const headerSize, alert = 5, 21 // of a record, and a type of record (section 6.2.1)
-	if err != nil || len(sent) < headerSize || sent[0] != alert {
-		t.Errorf("the peer got %x and %v, want an alert and the end", sent, err)
-	}
-	raw.Close()
-	r.loss()
-}

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"sync"
@@ -159,28 +158,6 @@ func TestLossesLetTalkersPass(t *testing.T) {
 	}
 	if before > 4*turnQueue {
 		t.Errorf("%d of %d losses were told before a message that had come just behind them, want %d at most", before, lost, 4*turnQueue)
-	}
-}
-
-// A loop closes the socket of a peer that has said its last without waiting for its end.
-func TestLoopsFinishAtOnce(t *testing.T) {
-	n := network{New, tcpPair}
-	r := n.rig(t, Options{Linger: time.Hour}, "")
-	r.onData = func(l Leg, b []byte) int {
-		l.Write([][]byte{[]byte("so long")})
-		l.Close(Finish)
-		return len(b)
-	}
-	r.leg.Resume()
-	send(t, r.peer, []byte("bye"))
-	if err := r.loss(); err != ErrAborted {
-		t.Errorf("Lost(%v), want ErrAborted", err)
-	}
-	if got := read(t, r.peer, len("so long")); string(got) != "so long" {
-		t.Errorf("the peer got %q", got)
-	}
-	if k, err := r.peer.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("after the last byte the peer got %d bytes and %v, want io.EOF", k, err)
 	}
 }
 

@@ -87,7 +87,7 @@ func (e *portableEngine) Close() {
 	}
 	e.mu.Unlock()
 	for _, l := range all {
-		l.Close(Abort)
+		l.Close(false)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -126,7 +126,7 @@ type state uint8
 const (
 	// open: bytes go both ways. Close and a loss leave it.
 	open state = iota
-	// closing: Close(Graceful) was called; the backlog goes out, input is thrown away. Left
+	// closing: Close(true) was called; the backlog goes out, input is thrown away. Left
 	// when the peer has finished too, on any error, and by the linger timer.
 	closing
 	// ended: how the leg ended is known, only the Lost call is to come.
@@ -216,18 +216,17 @@ func (l *leg) Resume() {
 	l.kick()
 }
 
-// Close takes Finish for Graceful: another goroutine waits for the peer's end.
-func (l *leg) Close(how Closing) {
+func (l *leg) Close(graceful bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.started = true
 	switch {
-	case how != Abort && l.state == open && l.writeErr == nil:
+	case graceful && l.state == open && l.writeErr == nil:
 		l.state = closing
 		l.timer = time.AfterFunc(l.e.o.Linger, l.timeOver)
 		l.dropInput()
 		l.startFlush() // also without a backlog: shutting down may block
-	case l.state == open || l.state == closing && how == Abort:
+	case l.state == open || l.state == closing && !graceful:
 		l.end(ErrAborted)
 		l.reset = true
 	}

@@ -66,7 +66,7 @@ func TestPortableInBubbleTimes(t *testing.T) {
 	}{
 		{"a graceful Close takes Linger and no longer", func(l Leg, _ net.Conn) {
 			l.Write([][]byte{make([]byte, 100)})
-			l.Close(Graceful)
+			l.Close(true)
 		}, 3 * time.Second, 3 * time.Second, ErrAborted},
 		{"a backlog without progress is lost after UserTimeout", func(l Leg, _ net.Conn) {
 			l.Write([][]byte{make([]byte, 100)})
@@ -133,7 +133,7 @@ func TestPortableInBubbleStuckCloseWrite(t *testing.T) {
 		o := &owner{t: t}
 		l := e.Group(o, nil).Add(stuckConn{a, make(chan struct{})}, nil)
 		l.Resume()
-		l.Close(Graceful)
+		l.Close(true)
 		begin := time.Now()
 		for !o.isLost() {
 			time.Sleep(time.Millisecond)

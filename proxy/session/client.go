@@ -359,19 +359,14 @@ func (s *Session) clientClosed(now Time, p []byte, fx *Effects) {
 		s.violated(now, err, fx)
 		return
 	}
-	// Nothing comes after a Close (RFC 6455, section 7.1.1: the server closes), but for the answer to a ping that it met on its way.
-	kind := Finish
-	if s.client.pings > s.client.pongs {
-		kind = Close
-	}
 	if s.client.closing { // the answer to ours: everything before it has been received
-		fx.do(kind, s.client.id)
+		fx.do(Close, s.client.id)
 		s.forgetLeg(fx)
 		s.leave(now, s.up.end, fx)
 		return
 	}
 	text := string(reason)
-	s.dismissBy(kind, code, text, fx)
+	s.dismiss(code, text, fx)
 	if s.mode != Relay && !slices.Contains(s.cfg.EndOnClose, code) {
 		s.drop(now, CleanDrop, fx)
 		return

@@ -8,8 +8,7 @@ type Kind uint8
 // The kinds of effects.
 const (
 	Send   Kind = iota // write Data to Leg; if the leg then has a backlog, call Session.Blocked
-	Close              // let Leg end: write out, shut down, wait for its peer's end, close
-	Finish             // the same, where the peer has said its last and need not be waited for
+	Close              // let Leg finish: write out, shut down, close
 	Abort              // close Leg at once
 	Pause              // stop reading Leg
 	Resume             // read Leg again
@@ -20,7 +19,7 @@ const (
 )
 
 func (k Kind) String() string {
-	return [...]string{"send", "close", "finish", "abort", "pause", "resume", "emit", "mark", "probe", "forget"}[k]
+	return [...]string{"send", "close", "abort", "pause", "resume", "emit", "mark", "probe", "forget"}[k]
 }
 
 // Event is what a session's peers may be told.

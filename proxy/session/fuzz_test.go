@@ -117,7 +117,7 @@ func (z *fuzzed) execute() {
 			switch leg := z.legs[e.Leg]; e.Kind {
 			case Send:
 				z.read(leg, e.Data)
-			case Close, Finish, Abort:
+			case Close, Abort:
 				leg.over = true
 			case Probe:
 				z.s.Probed(z.now, e.Leg, 0, false, &z.fx)

@@ -141,7 +141,7 @@ func (r *rig) effect(e *Effect) {
 		if r.blocked[e.Leg] {
 			r.s.Blocked(e.Leg)
 		}
-	case Close, Finish, Abort:
+	case Close, Abort:
 		if !r.open[e.Leg] {
 			r.t.Errorf("%v of %s, which is closed", e.Kind, name)
 		}

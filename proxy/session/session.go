@@ -281,17 +281,12 @@ func (s *Session) forgetLeg(fx *Effects) {
 // dismiss closes the current client leg with a Close frame, if one can be put there, and
 // forgets it: it is the engine's to close.
 func (s *Session) dismiss(code uint16, reason string, fx *Effects) {
-	s.dismissBy(Close, code, reason, fx)
-}
-
-// dismissBy is dismiss by Close or Finish.
-func (s *Session) dismissBy(kind Kind, code uint16, reason string, fx *Effects) {
 	c := &s.client
 	if !c.closing && s.win.atFrame() {
 		s.lastAck(fx)
 		fx.sendNew(c.id, func(dst []byte) []byte { return frame.AppendClose(dst, code, reason, nil) })
 	}
-	fx.do(kind, c.id)
+	fx.do(Close, c.id)
 	s.forgetLeg(fx)
 }
 

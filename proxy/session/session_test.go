@@ -185,8 +185,8 @@ func TestCloseOfClient(t *testing.T) {
 		code int
 		want []string
 	}{
-		{"listed code ends", 1000, []string{`to client 1: close 1000 "bye"`, "finish client 1", "emit left", "forget", `to upstream: close 1000 "bye"`}},
-		{"other code is a drop", 1001, []string{`to client 1: close 1001 "bye"`, "finish client 1", "emit away"}},
+		{"listed code ends", 1000, []string{`to client 1: close 1000 "bye"`, "close client 1", "emit left", "forget", `to upstream: close 1000 "bye"`}},
+		{"other code is a drop", 1001, []string{`to client 1: close 1001 "bye"`, "close client 1", "emit away"}},
 	} {
 		r := newRig(t, Keyed, testConfig())
 		r.attach(0)
@@ -201,7 +201,7 @@ func TestCloseOfUpstream(t *testing.T) {
 	wantLines(t, "close", r.fromUpstream(build(8, true, closePayload(1000, "done"), nil)),
 		`to upstream: close 1000 "done"`, "close upstream", `to client 1: close 1000 "done"`)
 	wantLines(t, "answer", r.fromClient(build(8, true, closePayload(1000, ""), testKey)),
-		"finish client 1", "emit left", "forget")
+		"close client 1", "emit left", "forget")
 	wantState(t, r.s, StateLeft, UpstreamClosed)
 	if !r.s.Over() {
 		t.Error("not over")

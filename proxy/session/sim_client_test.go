@@ -173,7 +173,6 @@ func (c *simClient) act() {
 		code := []int{1000, 1001, 0, 3000}[s.rng.IntN(4)]
 		s.note("client: close %d", code)
 		conn.send(build(8, true, closePayload(code, "bye"), s.key()))
-		conn.peer = &leaver{sim: s, in: c.in}
 		c.leave()
 		if !s.chance(0.2) {
 			c.later()
@@ -215,27 +214,6 @@ type nobody struct{}
 
 func (nobody) received(*simConn, []byte) {}
 func (nobody) lost(*simConn)             {}
-
-// A leaver is a client that has sent its Close. Until the proxy's comes, it still answers pings (RFC 6455, section 5.5.2).
-type leaver struct {
-	sim *sim
-	in  wireReader
-}
-
-func (l *leaver) received(conn *simConn, b []byte) {
-	frames, _ := l.in.feed(b)
-	for _, f := range frames {
-		switch f.op {
-		case 8:
-			conn.finish()
-			return
-		case 9:
-			conn.send(build(10, true, string(f.payload), l.sim.key()))
-		}
-	}
-}
-
-func (*leaver) lost(*simConn) {}
 
 // suspect gives a connection up that nothing comes from.
 func (c *simClient) suspect(conn *simConn) {

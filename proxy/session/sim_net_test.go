@@ -42,7 +42,6 @@ type simLeg struct {
 	reading bool
 	late    bool // one more batch is on its way although reading has been paused
 	closing bool // to be finished once the backlog is written
-	final   bool // closed for a peer that has said its last
 	closed  bool // by the session: it must not hear of it again
 	lost    bool
 	failed  bool // the loss may be told although reading is paused
@@ -153,9 +152,6 @@ func (c *simConn) put(p *simPipe, b []byte) {
 
 // send is the peer's write.
 func (c *simConn) send(b []byte) {
-	if c.leg.final && !c.toPeer.hole && !c.toProxy.hole && !c.toProxy.fin {
-		c.sim.fail("%s, which was finished, is said %d bytes more: a reset may overtake its last words", c.leg.name, len(b))
-	}
 	c.put(&c.toProxy, b)
 	c.deliverToProxy()
 }
@@ -255,14 +251,11 @@ func (l *simLeg) resume() {
 	l.conn.deliverToProxy()
 }
 
-// close is Leg.Close of the engine; it lingers unless that is an abort.
-func (l *simLeg) close(how Kind) {
+// close is Leg.Close of the engine; a graceful one lingers.
+func (l *simLeg) close(graceful bool) {
 	l.closed = true
 	s := l.conn.sim
-	if l.final = how == Finish; l.final && len(l.conn.toProxy.data) > 0 {
-		s.fail("%s is finished while %d bytes of its peer are under way", l.name, len(l.conn.toProxy.data))
-	}
-	if how == Abort {
+	if !graceful {
 		l.conn.cut(true, !l.conn.toPeer.hole)
 		return
 	}

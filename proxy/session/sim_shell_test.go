@@ -188,12 +188,12 @@ func (h *simShell) effect(e *Effect) {
 	switch e.Kind {
 	case Send:
 		h.send(e.Leg, leg, e.Data)
-	case Close, Finish, Abort:
+	case Close, Abort:
 		s.note("  %v %s", e.Kind, legName(e.Leg))
 		if p := &leg.conn.toProxy; e.Kind == Abort && !leg.reading && !leg.blocked && len(p.data) > 0 && !p.hole && s.now-p.since > 2*Time(s.latency) {
 			s.fail("%s is given up for dead while %d bytes of it wait to be read", legName(e.Leg), len(p.data))
 		}
-		leg.close(e.Kind)
+		leg.close(e.Kind == Close)
 		if e.Leg != Upstream && s.chance(0.3) {
 			s.after(s.between(0, 5*time.Second), func() { h.stale(leg) })
 		}

@@ -116,8 +116,8 @@ fresh    | proxy ends it            | leaving  | forget; to upstream: close 1001
 
 attached | attach                   | attached | to client 1: close 4409 "superseded by a new connection"; close client 1; resume client 2
 attached | client message           | attached | to upstream: text "hi"
-attached | client closes, 1000      | leaving  | to client 1: close 1000 ""; finish client 1; emit left; forget; to upstream: close 1000 ""
-attached | client closes, 1001      | away     | to client 1: close 1001 ""; finish client 1; emit away
+attached | client closes, 1000      | leaving  | to client 1: close 1000 ""; close client 1; emit left; forget; to upstream: close 1000 ""
+attached | client closes, 1001      | away     | to client 1: close 1001 ""; close client 1; emit away
 attached | client breaks protocol   | away     | to client 1: close 1002 "frame from a client is not masked"; close client 1; emit away
 attached | client lost              | away     | emit away
 attached | old client lost          | attached | -
@@ -130,8 +130,8 @@ attached | proxy ends it            | leaving  | to client 1: close 1012 ""; clo
 
 ending   | attach                   | ending   | close client 1; resume client 2; to client 2: close 1000 ""
 ending   | client message           | ending   | -
-ending   | client closes, 1000      | left     | finish client 1; emit left; forget
-ending   | client closes, 1001      | left     | finish client 1; emit left; forget
+ending   | client closes, 1000      | left     | close client 1; emit left; forget
+ending   | client closes, 1001      | left     | close client 1; emit left; forget
 ending   | client breaks protocol   | away     | close client 1; emit away
 ending   | client lost              | away     | emit away
 ending   | old client lost          | ending   | -
@@ -205,8 +205,8 @@ fresh    | proxy ends it            | leaving  | forget; to upstream: close 1001
 
 attached | attach                   | attached | refused
 attached | client message           | attached | to upstream: text "hi"
-attached | client closes, 1000      | leaving  | to client 1: close 1000 ""; finish client 1; forget; to upstream: close 1000 ""
-attached | client closes, 1001      | leaving  | to client 1: close 1001 ""; finish client 1; forget; to upstream: close 1001 ""
+attached | client closes, 1000      | leaving  | to client 1: close 1000 ""; close client 1; forget; to upstream: close 1000 ""
+attached | client closes, 1001      | leaving  | to client 1: close 1001 ""; close client 1; forget; to upstream: close 1001 ""
 attached | client breaks protocol   | left     | to client 1: close 1002 "frame from a client is not masked"; close client 1; forget; close upstream
 attached | client lost              | left     | forget; close upstream
 attached | old client lost          | attached | -
@@ -219,8 +219,8 @@ attached | proxy ends it            | leaving  | to client 1: close 1012 ""; clo
 
 ending   | attach                   | ending   | refused
 ending   | client message           | ending   | -
-ending   | client closes, 1000      | left     | finish client 1; forget
-ending   | client closes, 1001      | left     | finish client 1; forget
+ending   | client closes, 1000      | left     | close client 1; forget
+ending   | client closes, 1001      | left     | close client 1; forget
 ending   | client breaks protocol   | left     | close client 1; forget
 ending   | client lost              | left     | forget
 ending   | old client lost          | ending   | -
