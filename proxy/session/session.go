@@ -37,7 +37,7 @@ const (
 	// largeFrame is from how many bytes on a frame finds its room in the window at once.
 	largeFrame = 8 << 10
 	// receiptBytes of window are worth a ping with whatever is sent next: windows that stay in
-	// the processor's caches make large messages several times cheaper.
+	// the processor's caches make large messages cheaper.
 	receiptBytes = 32 << 10
 	// ackBytes is after how many bytes a tideover.v1 client hears of them at once.
 	ackBytes = 64 << 10
