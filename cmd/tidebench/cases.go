@@ -160,6 +160,8 @@ func cases() []testCase {
 				{name: "storm", title: "the same, meanwhile", unit: "µs", value: func(r *result) float64 { return float64(r.Storm.Latency.P50) / 1e3 }},
 				{name: "storm", title: "round trip p99, before", unit: "µs", value: p99},
 				{name: "storm", title: "the same, meanwhile", unit: "µs", value: func(r *result) float64 { return float64(r.Storm.Latency.P99) / 1e3 }},
+				{name: "storm", title: "the load generator's own part in it: how late it sent, p50", unit: "µs", value: func(r *result) float64 { return float64(r.Storm.Lateness.P50) / 1e3 }},
+				{name: "storm", title: "the same, p99", unit: "µs", value: func(r *result) float64 { return float64(r.Storm.Lateness.P99) / 1e3 }},
 			},
 		},
 		growing("grow1000", "1,000", 1000, 1),

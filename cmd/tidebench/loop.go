@@ -23,6 +23,7 @@ type handler interface {
 // the goroutine that calls poll, which should be locked to its thread.
 type loop struct {
 	epoll  int
+	later  *later // nil: everything is served in the order in which it comes
 	slots  []slot // by descriptor
 	events [1024]unix.EpollEvent
 	buf    []byte // what was just read, until the handler returns
@@ -62,6 +63,9 @@ func (l *loop) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
+	if l.later != nil {
+		_ = unix.Close(l.later.epoll)
+	}
 	_ = unix.Close(l.epoll)
 	_ = unix.Close(l.wakeFD)
 }
@@ -92,19 +96,71 @@ func (p posts) ready(uint32) {
 	}
 }
 
+// A later is what a loop serves in small portions between its other work: an epoll descriptor in that of the loop, which
+// is ready for as long as something is left in it.
+type later struct {
+	l      *loop
+	epoll  int
+	events [laterEvents]unix.EpollEvent
+}
+
+const laterEvents = 8
+
+// putOff makes the loop serve what is added with addLater in small portions.
+func (l *loop) putOff() error {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("making an epoll descriptor: %w", err)
+	}
+	later := &later{l: l, epoll: fd}
+	if err := l.addTo(l.epoll, fd, later, unix.EPOLLIN); err != nil {
+		_ = unix.Close(fd)
+		return err
+	}
+	l.later = later
+	return nil
+}
+
+func (p *later) ready(uint32) {
+	if n, err := wait(p.epoll, p.events[:], 0); err == nil {
+		p.l.dispatch(p.events[:n])
+	}
+}
+
+// anyEvent is of a descriptor that tells once whenever it becomes readable or writable.
+const anyEvent = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+
 // add makes h hear of fd, which must not block, whenever it becomes readable or writable.
-func (l *loop) add(fd int, h handler) error {
+func (l *loop) add(fd int, h handler) error { return l.addTo(l.epoll, fd, h, anyEvent) }
+
+// addLater is add for what may wait, if anything may.
+func (l *loop) addLater(fd int, h handler) error {
+	if l.later == nil {
+		return l.add(fd, h)
+	}
+	return l.addTo(l.later.epoll, fd, h, anyEvent)
+}
+
+// prefer has fd, which was added with addLater, wait no more. What it has to tell it tells again.
+func (l *loop) prefer(fd int) error {
+	if l.later == nil {
+		return nil
+	}
+	if err := unix.EpollCtl(l.later.epoll, unix.EPOLL_CTL_DEL, fd, nil); err != nil {
+		return fmt.Errorf("taking descriptor %d from epoll: %w", fd, err)
+	}
+	return l.add(fd, l.slots[fd].h)
+}
+
+func (l *loop) addTo(epoll, fd int, h handler, events uint32) error {
 	for fd >= len(l.slots) {
 		l.slots = append(l.slots, slot{})
 	}
 	s := &l.slots[fd]
 	s.h = h
 	s.generation++
-	event := unix.EpollEvent{
-		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
-		Fd:     int32(fd), Pad: s.generation,
-	}
-	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
+	event := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: s.generation}
+	if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
 		return fmt.Errorf("adding descriptor %d to epoll: %w", fd, err)
 	}
 	return nil
@@ -118,7 +174,7 @@ func (l *loop) drop(fd int) {
 
 // poll waits for at most timeout (negative: for as long as it takes) and handles what has become ready.
 func (l *loop) poll(timeout time.Duration) error {
-	n, err := l.wait(0)
+	n, err := wait(l.epoll, l.events[:], 0)
 	if n == 0 && err == nil && timeout != 0 {
 		milliseconds := -1
 		if timeout > 0 {
@@ -132,13 +188,13 @@ func (l *loop) poll(timeout time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("waiting for events: %w", err)
 	}
-	l.dispatch(n)
+	l.dispatch(l.events[:n])
 	return nil
 }
 
-// dispatch handles the first n events.
-func (l *loop) dispatch(n int) {
-	for _, e := range l.events[:n] {
+// dispatch handles events.
+func (l *loop) dispatch(events []unix.EpollEvent) {
+	for _, e := range events {
 		if s := &l.slots[e.Fd]; s.h != nil && s.generation == e.Pad {
 			s.h.ready(e.Events)
 		}
@@ -147,9 +203,9 @@ func (l *loop) dispatch(n int) {
 
 // wait is epoll_wait without telling the Go scheduler, which is right as long as it does not block, or nobody misses
 // the thread.
-func (l *loop) wait(milliseconds int) (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&l.events[0])),
-		uintptr(len(l.events)), uintptr(milliseconds), 0, 0)
+func wait(epoll int, events []unix.EpollEvent, milliseconds int) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])),
+		uintptr(len(events)), uintptr(milliseconds), 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}

@@ -62,7 +62,7 @@ func loadCommand() *cobra.Command {
   new      connect, handshake, close, with ever new numbers
   resume   reset the connection, and connect again with the same number
   grow     idle, then echo
-  storm    reset all connections but those of --talkers at once, and have all clients back
+  storm    reset all connections but those of --talkers, as fast as that goes, and have all clients back
 
 The upstream is tidebench's own: --upstream serves it in the same thread, tidebench upstream elsewhere.`,
 		Args: cobra.NoArgs,
@@ -137,7 +137,7 @@ func (r *result) print(w io.Writer) error {
 	}
 	if r.Storm.Away.Count > 0 {
 		fmt.Fprintf(w, "%d clients back after: %v; %d handshakes were refused and tried again\n", r.Storm.Away.Count, r.Storm.Away, r.Storm.Refusals)
-		fmt.Fprintf(w, "latency of the others meanwhile: %v\n", r.Storm.Latency)
+		fmt.Fprintf(w, "latency of the others meanwhile: %v; they sent late by %v\n", r.Storm.Latency, r.Storm.Lateness)
 	}
 	if r.MemoryAfter.RSS > 0 {
 		fmt.Fprintf(w, "memory a session: %.2f KiB private, %.2f KiB resident\n",

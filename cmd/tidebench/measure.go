@@ -44,8 +44,9 @@ type result struct {
 
 	Latency spread `json:"latency"`
 	Storm   struct {
-		Away     spread `json:"away"`     // from a client's drop until it was back; the longest is when all were
+		Away     spread `json:"away"`     // from the first drop until a client was back; the longest is when all were
 		Latency  spread `json:"latency"`  // of those that were not dropped, until then
+		Lateness spread `json:"lateness"` // of this process in sending for them, which is in their latency
 		Refusals int64  `json:"refusals"` // handshakes that failed, and were tried again
 	} `json:"storm"`
 
@@ -290,6 +291,9 @@ func (r *run) paced(p *pace, sessions []*session) func() error {
 			}
 			s := sessions[n%int64(len(sessions))]
 			s.due = append(s.due, due)
+			if due >= r.from && due < r.before {
+				r.lateness = append(r.lateness, r.now()-due)
+			}
 			r.send(s, 1)
 		}
 	}

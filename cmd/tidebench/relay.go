@@ -70,11 +70,11 @@ func (r *bareRelay) run(ctx context.Context) error {
 	for ctx.Err() == nil && r.err == nil {
 		// Go's scheduler, if told, would take the processor away meanwhile and give it back afterwards, which costs
 		// calls. It has another one for what else there is to run.
-		n, err := r.l.wait(-1)
+		n, err := wait(r.l.epoll, r.l.events[:], -1)
 		if err != nil && err != unix.EINTR {
 			return fmt.Errorf("waiting for events: %w", err)
 		}
-		r.l.dispatch(n)
+		r.l.dispatch(r.l.events[:n])
 	}
 	return r.err
 }
@@ -91,7 +91,7 @@ func (r *bareRelay) close() {
 
 // ready accepts whoever waits.
 func (r *bareRelay) ready(uint32) {
-	if err := acceptAll(r.fd, r.connect); err != nil {
+	if err := acceptSome(r.fd, r.connect); err != nil {
 		r.err = err
 	}
 }

@@ -61,8 +61,9 @@ type run struct {
 	next      int
 
 	latencies []int64
-	from      int64 // latencies of messages that are due from here on count
-	before    int64 // and before here
+	lateness  []int64 // of this process, which is in the latencies
+	from      int64   // latencies of messages that are due from here on count
+	before    int64   // and before here
 
 	corrupt, broken int
 	firstFault      string
@@ -88,6 +89,12 @@ func newRun(o options) (*run, error) {
 	if r.l, err = newLoop(); err != nil {
 		return nil, err
 	}
+	if o.mode == modeStorm {
+		if err := r.l.putOff(); err != nil {
+			r.close()
+			return nil, err
+		}
+	}
 	for _, at := range o.upstreams {
 		var up *upstream
 		addr, err := netip.ParseAddrPort(at)
@@ -97,6 +104,9 @@ func newRun(o options) (*run, error) {
 		if err != nil {
 			r.close()
 			return nil, err
+		}
+		if o.mode == modeStorm {
+			up.urgent = r.talks
 		}
 		r.ups = append(r.ups, up)
 	}
@@ -128,6 +138,9 @@ func (r *run) aim(text string) error {
 	r.to = append(r.to, target{addr, u.Host, u.RequestURI()})
 	return nil
 }
+
+// talks tells whether session id is one of those that a storm leaves alone.
+func (r *run) talks(id uint32) bool { return int64(id) < int64(r.talkers) }
 
 // target returns where session id connects to.
 func (r *run) target(id uint32) *target { return &r.to[int(id)%len(r.to)] }

@@ -68,7 +68,11 @@ func (s *session) dial() error {
 		return err
 	}
 	s.socket = socket{l: s.run.l, fd: fd}
-	if err := s.l.add(fd, s); err != nil {
+	add := s.l.addLater
+	if s.run.talks(s.id) {
+		add = s.l.add
+	}
+	if err := add(fd, s); err != nil {
 		_ = unix.Close(fd)
 		return err
 	}

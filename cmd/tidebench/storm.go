@@ -9,8 +9,12 @@ import (
 	"time"
 )
 
-// storm resets all sessions but the first few at once, and counts how long each takes to be back. The few talk at a
-// fixed rate before and meanwhile. A client whose handshake fails tries again after up to a second, at random.
+// stormStep is how many clients are dropped, or dial, between two looks at the others.
+const stormStep = 8
+
+// storm resets all sessions but the first few, as fast as it can, and counts how long each takes to be back. The few talk at a
+// fixed rate before and meanwhile, and are served first (loop.putOff), so that they are not late for reasons that are not
+// the proxy's. A client whose handshake fails tries again after up to a second, at random.
 func (r *run) storm(res *result) error {
 	if r.rate <= 0 || r.talkers < 1 || r.talkers >= len(r.sessions) {
 		return fmt.Errorf("a storm of %d sessions with %d talkers at a rate of %v: want a rate, and fewer talkers than sessions", len(r.sessions), r.talkers, r.rate)
@@ -29,19 +33,24 @@ func (r *run) storm(res *result) error {
 	}
 	res.Latency, r.latencies = spreadOf(r.latencies), nil
 	// Only what is due after the drop counts, not what was under way.
-	r.from = r.now()
-	for _, s := range dropped {
+	at := r.now()
+	r.from, r.lateness = at, nil
+	for i, s := range dropped {
 		s.reset()
 		s.state = stateDown
+		if i%stormStep != 0 {
+			continue
+		}
+		if err := step(); err != nil {
+			return err
+		}
 	}
-	at := r.now()
 	r.retrying = true
 	var away []int64
 	next := 0
 	again := map[*session]int64{} // when to try again
 	for limit := at + int64(patience); (len(away) < len(dropped) || len(r.latencies) == 0) && r.broken == 0 && r.now() < limit; {
-		// A few at a time, so that the talkers are not late for reasons that are not the proxy's.
-		for range min(16, len(dropped)-next) {
+		for range min(stormStep, len(dropped)-next) {
 			if err := r.dial(dropped[next]); err != nil {
 				return err
 			}
@@ -85,6 +94,6 @@ func (r *run) storm(res *result) error {
 	if err := r.finish(); err != nil {
 		return err
 	}
-	res.Storm.Away, res.Storm.Latency = spreadOf(away), spreadOf(r.latencies)
+	res.Storm.Away, res.Storm.Latency, res.Storm.Lateness = spreadOf(away), spreadOf(r.latencies), spreadOf(r.lateness)
 	return r.exchange()
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -21,9 +22,10 @@ type upstream struct {
 	l        *loop
 	fd       int
 	conns    []*upstreamConn
-	pattern  *pattern // of broadcasts
-	Accepted int      // handshakes so far
-	Messages int      // data messages received
+	pattern  *pattern          // of broadcasts
+	urgent   func(uint32) bool // whether a session may not wait (loop.putOff); nil: none may not
+	Accepted int               // handshakes so far
+	Messages int               // data messages received
 }
 
 // listenUpstream opens the listening socket; close ends it and all connections.
@@ -41,7 +43,7 @@ func listenTCP(l *loop, addr netip.AddrPort, h handler) (fd int, err error) {
 	}
 	if err := errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
-		unix.Bind(fd, sockaddr(addr)), unix.Listen(fd, 4096), l.add(fd, h),
+		unix.Bind(fd, sockaddr(addr)), unix.Listen(fd, 4096), l.addTo(l.epoll, fd, h, unix.EPOLLIN),
 	); err != nil {
 		_ = unix.Close(fd)
 		return 0, fmt.Errorf("listening on %v: %w", addr, err)
@@ -49,9 +51,10 @@ func listenTCP(l *loop, addr netip.AddrPort, h handler) (fd int, err error) {
 	return fd, nil
 }
 
-// acceptAll hands over every connection that waits at a listening socket.
-func acceptAll(listener int, take func(fd int)) error {
-	for {
+// acceptSome hands over connections that wait at a listening socket: a few at a time, for those that are there already are
+// served in between.
+func acceptSome(listener int, take func(fd int)) error {
+	for range 16 {
 		// unix.Accept4 would take another system call to understand the peer's address.
 		fd, _, err := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), 0, 0, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 		switch err {
@@ -64,6 +67,7 @@ func acceptAll(listener int, take func(fd int)) error {
 			return fmt.Errorf("accepting a connection: %w", err)
 		}
 	}
+	return nil
 }
 
 func (u *upstream) close() {
@@ -75,9 +79,9 @@ func (u *upstream) close() {
 
 // ready accepts whoever waits.
 func (u *upstream) ready(uint32) {
-	_ = acceptAll(u.fd, func(fd int) { // out of descriptors: the client sees a connection that never opens
+	_ = acceptSome(u.fd, func(fd int) { // out of descriptors: the client sees a connection that never opens
 		c := &upstreamConn{socket: socket{l: u.l, fd: fd}, up: u, at: len(u.conns)}
-		if u.l.add(fd, c) != nil {
+		if u.l.addLater(fd, c) != nil {
 			_ = unix.Close(fd)
 			return
 		}
@@ -140,6 +144,11 @@ func (c *upstreamConn) take(b []byte) (used int, err error) {
 		}
 		c.open = true
 		c.up.Accepted++
+		if id, ok := requestID(head); ok && c.up.urgent != nil && c.up.urgent(id) {
+			if err := c.l.prefer(c.fd); err != nil {
+				return 0, err
+			}
+		}
 	}
 	closing := false
 	for !closing {
@@ -219,6 +228,13 @@ func appendAccept(dst, head []byte) ([]byte, error) {
 	dst = append(dst, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
 	dst = appendAcceptKey(dst, key)
 	return append(dst, "\r\n\r\n"...), nil
+}
+
+// requestID finds the number of the session, with which the path of its request ends.
+func requestID(head []byte) (id uint32, ok bool) {
+	line, _, _ := bytes.Cut(head, []byte(" HTTP/1.1\r\n"))
+	n, err := strconv.ParseUint(string(line[bytes.LastIndexByte(line, '=')+1:]), 10, 32)
+	return uint32(n), err == nil
 }
 
 func appendAcceptKey(dst, key []byte) []byte {
