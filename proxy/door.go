@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -20,6 +21,8 @@ const (
 	// slowAfter is how long a handshake takes before somebody watches it: sets the deadlines that it
 	// has, and looks whether its client is still there. Most are over long before.
 	slowAfter = 50 * time.Millisecond
+	// acceptsATurn is how many clients are accepted before those who are in go first.
+	acceptsATurn = 16
 	// acceptPause is the shortest pause after an accept that failed, acceptPauseMax the longest.
 	acceptPause, acceptPauseMax = 5 * time.Millisecond, time.Second
 )
@@ -43,6 +46,7 @@ type door struct {
 	home    chan struct{} // sends one home that waits
 	stopped chan struct{} // closed when no client is accepted any more
 	serving sync.WaitGroup
+	spare   *doorman // the next to be employed, or nil; admit's own
 
 	mu         sync.Mutex
 	closed     bool
@@ -73,10 +77,18 @@ func (d *door) run() error {
 	return err
 }
 
+// accept lets clients in when there is time for them: in a storm they wait in the system's queue, not as hundreds of
+// goroutines with a head to read, behind which an event loop that Go's scheduler has stopped for once would have to queue.
 func (d *door) accept() error {
 	defer close(d.stopped)
 	pause := acceptPause
-	for {
+	turn := pass{at: d.works}
+	for n := 1; ; n++ {
+		if n%acceptsATurn == 0 {
+			runtime.Gosched() // those who are in look first whether it is their turn
+			turn.enter()
+			turn.leave()
+		}
 		conn, err := d.listener.Accept()
 		switch {
 		case err == nil:
@@ -111,6 +123,11 @@ func transient(err error) bool {
 
 // admit gives conn to a doorman.
 func (d *door) admit(conn net.Conn) {
+	if d.spare == nil { // made without the lock, which all the others take as well
+		if d.spare, _ = d.doormenOff.Get().(*doorman); d.spare == nil {
+			d.spare = newDoorman(d)
+		}
+	}
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
@@ -123,9 +140,7 @@ func (d *door) admit(conn net.Conn) {
 	if wait {
 		d.idle-- // one of those who wait, or are about to, is meant
 	} else {
-		if m, _ = d.doormenOff.Get().(*doorman); m == nil {
-			m = newDoorman(d)
-		}
+		m, d.spare = d.spare, nil
 		d.doormen[m] = struct{}{}
 	}
 	d.mu.Unlock()

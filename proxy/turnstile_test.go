@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tideover/tideover/config"
+	"github.com/tideover/tideover/proxy/proxytest"
 )
 
 // However many handshakes wait for their upstream, for a client that does not go, or for each other,
@@ -59,6 +60,45 @@ func TestHandshakesThatWaitKeepNobodyOut(t *testing.T) {
 		}
 		close(hung)
 		synctest.Wait()
+	})
+}
+
+// While handshakes have work to do, those who come wait outside, but for a few that have had no turn yet.
+func TestWhoComesWaitsOutside(t *testing.T) {
+	story(t, nil, func(t *testing.T, w *world) {
+		w.settle()
+		door := w.p.door.Load()
+		for range cap(door.works) {
+			door.works <- struct{}{}
+		}
+		const many = 10 * acceptsATurn
+		opened := make(chan error)
+		for range many {
+			go func() {
+				conn, err := w.toPublic(t.Context())
+				if err == nil {
+					defer conn.Close()
+					_, _, err = proxytest.OpenClient(t, conn, proxytest.ClientRequest("/"))
+				}
+				opened <- err
+			}()
+		}
+		synctest.Wait()
+		door.mu.Lock()
+		in := len(door.doormen)
+		door.mu.Unlock()
+		if in < 1 || in > acceptsATurn {
+			t.Errorf("%d of %d are in while nobody can have a turn, want 1 to %d", in, many, acceptsATurn)
+		}
+		for range cap(door.works) {
+			<-door.works
+		}
+		for range many {
+			if err := <-opened; err != nil {
+				t.Error(err)
+			}
+		}
+		w.settle()
 	})
 }
 
