@@ -57,7 +57,9 @@ configurations are in cmd/tidebench/configs. Tideover is built from the working 
 binaries; several are compared with each other.
 
 The last of the proxies, relay, is a yardstick in tidebench itself: a bare relay that moves bytes from one socket to the
-other and parses nothing. It has no TLS. What it costs is, near enough, the kernel's price for proxying on this machine.`,
+other and parses nothing. It has no TLS. What it costs is, near enough, the kernel's price for proxying on this machine.
+With --proxies keeper there is one more of the kind, which also copies what goes to a client into memory of that client's
+own, 32 KiB, as whoever is to replay must.`,
 		Example: `  tidebench compare --install --out bench.md
   tidebench compare --quick --only echo128x1000
   tidebench compare --quick --only echo128x1000 --tideover ./old --tideover ./new --proxies nginx64k`,
@@ -179,11 +181,11 @@ func (c *comparison) findProxies(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	known := map[string]proxyKind{"nginx": nginxKind, "nginx64k": nginx64Kind, "haproxy": haproxyKind, "caddy": caddyKind, "relay": relayKind(exe)}
+	known := map[string]proxyKind{"nginx": nginxKind, "nginx64k": nginx64Kind, "haproxy": haproxyKind, "caddy": caddyKind, "relay": relayKind(exe, relayName), "keeper": relayKind(exe, keeperName)}
 	for _, name := range c.names {
 		kind, ok := known[name]
 		if !ok {
-			return fmt.Errorf("--proxies %s: want nginx, nginx64k, haproxy, caddy or relay", name)
+			return fmt.Errorf("--proxies %s: want nginx, nginx64k, haproxy, caddy, relay or keeper", name)
 		}
 		c.kinds = append(c.kinds, kind)
 	}

@@ -59,13 +59,15 @@ func tideoverKind(name, binary string) proxyKind {
 	}
 }
 
-const relayName = "bare relay"
+const relayName, keeperName = "bare relay", "keeping relay"
 
 // relayKind is this program as a bareRelay.
-func relayKind(exe string) proxyKind {
+func relayKind(exe, name string) proxyKind {
 	return proxyKind{
-		name: relayName, program: exe, plain: true,
-		args: func(s *setting) []string { return []string{"relay", "--listen", s.Listen, "--upstream", s.Upstream} },
+		name: name, program: exe, plain: true,
+		args: func(s *setting) []string {
+			return []string{"relay", "--listen", s.Listen, "--upstream", s.Upstream, fmt.Sprintf("--keep=%v", name == keeperName)}
+		},
 	}
 }
 

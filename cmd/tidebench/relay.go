@@ -14,16 +14,22 @@ import (
 
 // A bareRelay is the yardstick for proxies: it connects to the upstream for each client and moves bytes both ways, with
 // one read and one write for each batch and one thread for all. It parses nothing and remembers nothing, so that
-// what it costs is what the kernel takes for the connections of any proxy that works with such calls.
+// what it costs is what the kernel takes for the connections of any proxy that works with such calls. With keeps it also has
+// what every proxy has to have that can replay: a copy of what went to a client last, in memory of that client's own.
 type bareRelay struct {
 	l        *loop
 	fd       int
 	upstream netip.AddrPort
+	keeps    bool
 	err      error // why it can't go on
 }
 
+// keptBytes is how much of what went to a client is kept.
+const keptBytes = 32 << 10
+
 func relayCommand() *cobra.Command {
 	var listen, upstream string
+	var keeps bool
 	cmd := &cobra.Command{
 		Use: "relay", Short: "Move bytes between clients and an upstream, and do nothing else", Hidden: true,
 		Args: cobra.NoArgs,
@@ -41,11 +47,13 @@ func relayCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			r.keeps = keeps
 			return r.run(cmd.Context())
 		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8000", "address:port to serve at")
 	cmd.Flags().StringVar(&upstream, "upstream", "127.0.0.1:9000", "address:port to connect to")
+	cmd.Flags().BoolVar(&keeps, "keep", false, "keep a copy of what went to each client last")
 	return cmd
 }
 
@@ -101,6 +109,9 @@ func (r *bareRelay) connect(client int) {
 	ends := &[2]relayEnd{}
 	down, up := &ends[0], &ends[1]
 	down.socket, down.other = socket{l: r.l, fd: client}, up
+	if r.keeps {
+		down.kept = make([]byte, keptBytes)
+	}
 	if err := r.l.add(client, down); err != nil {
 		_ = unix.Close(client)
 		r.err = err
@@ -130,6 +141,17 @@ type relayEnd struct {
 	more   bool // there may be something to read
 	ending bool // the peer's FIN is there, behind what there is to read
 	ended  bool // the FIN has been read and passed on
+
+	kept   []byte // a ring of what went out here last; nil: it is not kept
+	keptAt int
+}
+
+// keep copies b, of which what is longer than the ring goes round it.
+func (e *relayEnd) keep(b []byte) {
+	for len(b) > 0 {
+		n := copy(e.kept[e.keptAt:], b)
+		b, e.keptAt = b[n:], (e.keptAt+n)%len(e.kept)
+	}
 }
 
 func (e *relayEnd) full() bool { return e.sentOff < len(e.unsent) }
@@ -179,6 +201,9 @@ func (e *relayEnd) pass() error {
 			return unix.Shutdown(e.other.fd, unix.SHUT_WR)
 		}
 		e.more = n == len(e.l.buf) || e.ending // else a short read: there is no more
+		if e.other.kept != nil {
+			e.other.keep(e.l.buf[:n])
+		}
 		if err := e.other.write(e.l.buf[:n]); err != nil {
 			return err
 		}

@@ -213,3 +213,19 @@ func TestMeasuresThroughTheBareRelay(t *testing.T) {
 		})
 	}
 }
+
+// What is kept is what came last, wherever the ring begins and however large the pieces are.
+func TestARelayKeepsWhatCameLast(t *testing.T) {
+	e := relayEnd{kept: make([]byte, 8)}
+	sent := ""
+	for _, piece := range []string{"abc", "defg", "hijkl", "m", "nopqrstuvwxyz0123", "45678901", ""} {
+		e.keep([]byte(piece))
+		if sent += piece; len(sent) < len(e.kept) {
+			continue
+		}
+		kept := string(e.kept[e.keptAt:]) + string(e.kept[:e.keptAt])
+		if want := sent[len(sent)-len(e.kept):]; kept != want {
+			t.Errorf("after %q %q is kept, want %q", piece, kept, want)
+		}
+	}
+}

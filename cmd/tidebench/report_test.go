@@ -73,7 +73,7 @@ func TestReportOfTheBareRelay(t *testing.T) {
 	all := cases()
 	plain := all[0]
 	encrypted := all[slices.IndexFunc(all, func(tc testCase) bool { return tc.name == "tls128x1000" })]
-	relay := relayKind("true")
+	relay := relayKind("true", relayName)
 	if !plain.takesPart(&relay, &plain.lanes[0]) || plain.takesPart(&relay, &plain.lanes[1]) || encrypted.takesPart(&relay, &encrypted.lanes[0]) {
 		t.Error("the bare relay takes part where it can't, or not where it can")
 	}
