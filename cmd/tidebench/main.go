@@ -133,7 +133,7 @@ func (r *result) print(w io.Writer) error {
 		fmt.Fprintf(w, "%d sessions in %.2f s: %.0f a second; %d reached the upstream\n", r.Sessions, r.Seconds, float64(r.Sessions)/r.Seconds, r.UpstreamSessions)
 	}
 	if r.Latency.Count > 0 {
-		fmt.Fprintf(w, "latency: %v\n", r.Latency)
+		fmt.Fprintf(w, "latency: %v; sent late by %v\n", r.Latency, r.Lateness)
 	}
 	if r.Storm.Away.Count > 0 {
 		fmt.Fprintf(w, "%d clients back after: %v; %d handshakes were refused and tried again\n", r.Storm.Away.Count, r.Storm.Away, r.Storm.Refusals)

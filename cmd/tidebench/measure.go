@@ -42,8 +42,9 @@ type result struct {
 	Load        float64 `json:"load_average"`
 	Syscalls    int64   `json:"syscalls,omitempty"` // of the proxy
 
-	Latency spread `json:"latency"`
-	Storm   struct {
+	Latency  spread `json:"latency"`
+	Lateness spread `json:"lateness"` // of this process in sending, which is in the latency
+	Storm    struct {
 		Away     spread `json:"away"`     // from the first drop until a client was back; the longest is when all were
 		Latency  spread `json:"latency"`  // of those that were not dropped, until then
 		Lateness spread `json:"lateness"` // of this process in sending for them, which is in their latency
@@ -210,7 +211,7 @@ func measure(o options) (res result, err error) {
 		res.Fault = fmt.Sprintf("%d messages had not come %v after the end", res.Lost, o.drain)
 	}
 	if o.mode != modeStorm {
-		res.Latency = spreadOf(r.latencies)
+		res.Latency, res.Lateness = spreadOf(r.latencies), spreadOf(r.lateness)
 	}
 	return res, err
 }

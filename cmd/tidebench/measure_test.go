@@ -60,15 +60,16 @@ func TestEveryModeMeasures(t *testing.T) {
 				if res.Messages == 0 || res.ProxyCPU == 0 || res.LoadCPU == 0 {
 					t.Errorf("nothing was measured: %+v", res)
 				}
-				if (o.rate > 0) != (res.Latency.P99 > 0) {
-					t.Errorf("at a rate of %v p99 is %d ns", o.rate, res.Latency.P99)
+				if (o.rate > 0) != (res.Latency.P99 > 0) || res.Lateness.Count != res.Latency.Count || res.Lateness.P99 > res.Latency.P99 {
+					t.Errorf("at a rate of %v latency is %+v, lateness %+v", o.rate, res.Latency, res.Lateness)
 				}
 			case modeIdle:
 				if res.MemoryBefore.RSS == 0 || res.MemoryAfter.Private == 0 {
 					t.Errorf("memory before %+v, after %+v", res.MemoryBefore, res.MemoryAfter)
 				}
 			case modeStorm:
-				if res.Storm.Away.Count != 8 || res.Storm.Latency.Count == 0 || res.Latency.Count == 0 {
+				if res.Storm.Away.Count != 8 || res.Storm.Latency.Count == 0 || res.Latency.Count == 0 ||
+					res.Storm.Lateness.Count != res.Storm.Latency.Count || res.Storm.Lateness.P99 > res.Storm.Latency.P99 {
 					t.Errorf("the storm: %+v", res)
 				}
 			case modeGrow:

@@ -31,7 +31,7 @@ func (r *run) storm(res *result) error {
 	if err != nil {
 		return err
 	}
-	res.Latency, r.latencies = spreadOf(r.latencies), nil
+	res.Latency, res.Lateness, r.latencies = spreadOf(r.latencies), spreadOf(r.lateness), nil
 	// Only what is due after the drop counts, not what was under way.
 	at := r.now()
 	r.from, r.lateness = at, nil
