@@ -65,7 +65,7 @@ export function chat({open, retry, emit}) {
       if (socket.reconnect) return socket.reconnect();
       const dead = socket;
       connect();
-      dead.onopen = dead.onmessage = null;
+      dead.onopen = null; // what the browser has received, and given a receipt for, still comes to the page
       if (dead.terminate) dead.terminate();
     },
   };
