@@ -68,17 +68,21 @@ func (s *session) dial() error {
 		return err
 	}
 	s.socket = socket{l: s.run.l, fd: fd}
-	add := s.l.addLater
-	if s.run.talks(s.id) {
-		add = s.l.add
-	}
-	if err := add(fd, s); err != nil {
+	if err := s.watch(); err != nil {
 		_ = unix.Close(fd)
 		return err
 	}
 	s.state = stateAsking
 	s.unsent = s.run.appendRequest(s.unsent[:0], s.id) // goes out when the socket is writable
 	return nil
+}
+
+// watch makes the loop serve s: at once, or between those who may not wait.
+func (s *session) watch() error {
+	if s.run.talks(s.id) {
+		return s.l.add(s.fd, s)
+	}
+	return s.l.addLater(s.fd, s)
 }
 
 // open makes a socket for session id that is being connected.

@@ -32,7 +32,7 @@ func (s *session) adopt(conn *tls.Conn, fd int, err error) {
 	if err == nil {
 		s.socket = socket{l: s.run.l, fd: fd, tls: conn}
 		conn.NetConn().(*swapConn).Conn = &s.socket
-		if err = s.l.add(fd, s); err != nil {
+		if err = s.watch(); err != nil {
 			_ = unix.Close(fd)
 		}
 	}
