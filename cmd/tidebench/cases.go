@@ -106,6 +106,7 @@ func cases() []testCase {
 			rows: []row{
 				{name: "rate", title: "round trip p50, 20,000 messages a second (10,000 echoes), 1,000 connections", unit: "µs", value: p50},
 				{name: "rate", title: "round trip p99, the same", unit: "µs", value: p99, nginx64: 1.1, haproxy: 1.1},
+				{name: "rate", title: "the p99 of a usual tenth of a second (median)", unit: "µs", value: func(r *result) float64 { return float64(r.UsualP99) / 1e3 }},
 				{name: "rate", title: "the load generator's own part in it: how late it sent, p99", unit: "µs", value: func(r *result) float64 { return float64(r.Lateness.P99) / 1e3 }},
 			},
 		},

@@ -43,7 +43,8 @@ type result struct {
 	Syscalls    int64   `json:"syscalls,omitempty"` // of the proxy
 
 	Latency  spread `json:"latency"`
-	Lateness spread `json:"lateness"` // of this process in sending, which is in the latency
+	UsualP99 int64  `json:"usual_p99_ns"` // the median of those that each tenth of a second has by itself
+	Lateness spread `json:"lateness"`     // of this process in sending, which is in the latency
 	Storm    struct {
 		Away     spread `json:"away"`     // from the first drop until a client was back; the longest is when all were
 		Latency  spread `json:"latency"`  // of those that were not dropped, until then
@@ -68,6 +69,37 @@ type spread struct {
 	P50   int64 `json:"p50_ns"`
 	P99   int64 `json:"p99_ns"`
 	Max   int64 `json:"max_ns"`
+}
+
+// A latency is that of one message, in nanoseconds.
+type latency struct {
+	due  int64 // when it was to be sent
+	took int64 // from then until it was back
+}
+
+func taken(all []latency) []int64 {
+	took := make([]int64, len(all))
+	for i, l := range all {
+		took[i] = l.took
+	}
+	return took
+}
+
+// usualP99 is the median of the 99th percentiles of those that were due in the same tenth of a second. A machine that stands
+// still now and then spoils a few of them, but the p99 of the whole run.
+func usualP99(all []latency) int64 {
+	tenths := map[int64][]int64{}
+	for _, l := range all {
+		at := l.due / int64(100*time.Millisecond)
+		tenths[at] = append(tenths[at], l.took)
+	}
+	var p99s []int64
+	for _, t := range tenths {
+		slices.Sort(t)
+		p99s = append(p99s, percentile(t, 0.99))
+	}
+	slices.Sort(p99s)
+	return percentile(p99s, 0.5)
 }
 
 // add makes res the result of two processes that measured at the same time.
@@ -211,7 +243,8 @@ func measure(o options) (res result, err error) {
 		res.Fault = fmt.Sprintf("%d messages had not come %v after the end", res.Lost, o.drain)
 	}
 	if o.mode != modeStorm {
-		res.Latency, res.Lateness = spreadOf(r.latencies), spreadOf(r.lateness)
+		res.UsualP99 = usualP99(r.latencies)
+		res.Latency, res.Lateness = spreadOf(taken(r.latencies)), spreadOf(r.lateness)
 	}
 	return res, err
 }
@@ -265,7 +298,7 @@ func (r *run) echo(res *result, c *syscallCounter) error {
 func (r *run) echoPaced(res *result, c *syscallCounter) error {
 	p := &pace{start: r.now(), rate: r.rate}
 	r.from, r.before = p.start+int64(r.warmup), p.start+int64(r.warmup+r.duration)
-	r.latencies = make([]int64, 0, int(r.rate*r.duration.Seconds())+1)
+	r.latencies = make([]latency, 0, int(r.rate*r.duration.Seconds())+1)
 	step := r.paced(p, r.sessions)
 	if err := r.window(res, c, step); err != nil {
 		return err

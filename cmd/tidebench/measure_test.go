@@ -60,7 +60,7 @@ func TestEveryModeMeasures(t *testing.T) {
 				if res.Messages == 0 || res.ProxyCPU == 0 || res.LoadCPU == 0 {
 					t.Errorf("nothing was measured: %+v", res)
 				}
-				if (o.rate > 0) != (res.Latency.P99 > 0) || res.Lateness.Count != res.Latency.Count || res.Lateness.P99 > res.Latency.P99 {
+				if (o.rate > 0) != (res.Latency.P99 > 0) || (res.UsualP99 > 0) != (res.Latency.P99 > 0) || res.Lateness.Count != res.Latency.Count || res.Lateness.P99 > res.Latency.P99 {
 					t.Errorf("at a rate of %v latency is %+v, lateness %+v", o.rate, res.Latency, res.Lateness)
 				}
 			case modeIdle:

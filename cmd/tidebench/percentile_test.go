@@ -5,6 +5,7 @@ package main
 import (
 	"math"
 	"testing"
+	"time"
 )
 
 func TestPercentile(t *testing.T) {
@@ -34,5 +35,25 @@ func TestMedian(t *testing.T) {
 	}
 	if got := median(nil); !math.IsNaN(got) {
 		t.Errorf("of none: %v", got)
+	}
+}
+
+func TestPausesSpoilTheirTenthsOnly(t *testing.T) {
+	var all []latency
+	for i := range int64(1000) {
+		l := latency{due: i * int64(time.Millisecond), took: 50}
+		if i%100 >= 98 {
+			l.took = 200 // in every tenth of a second
+		}
+		if i/100 < 4 && i%100 < 50 {
+			l.took = 9000 // two pauses of a fifth of a second
+		}
+		all = append(all, l)
+	}
+	if got, whole := usualP99(all), spreadOf(taken(all)).P99; got != 200 || whole != 9000 {
+		t.Errorf("the p99 of a usual tenth is %d, want 200; of the whole %d, want 9000", got, whole)
+	}
+	if got := usualP99(nil); got != 0 {
+		t.Errorf("of nothing: %d", got)
 	}
 }

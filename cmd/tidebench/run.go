@@ -60,7 +60,7 @@ type run struct {
 	nextID    uint32
 	next      int
 
-	latencies []int64
+	latencies []latency
 	lateness  []int64 // of this process, which is in the latencies
 	from      int64   // latencies of messages that are due from here on count
 	before    int64   // and before here
@@ -209,7 +209,7 @@ func (r *run) message(s *session, out []byte, fin bool, op byte, payload []byte)
 			s.due, s.dueHead = s.due[:0], 0
 		}
 		if due >= r.from && due < r.before {
-			r.latencies = append(r.latencies, r.now()-due)
+			r.latencies = append(r.latencies, latency{due, r.now() - due})
 		}
 	}
 	if r.sending {

@@ -31,7 +31,7 @@ func (r *run) storm(res *result) error {
 	if err != nil {
 		return err
 	}
-	res.Latency, res.Lateness, r.latencies = spreadOf(r.latencies), spreadOf(r.lateness), nil
+	res.Latency, res.Lateness, r.latencies = spreadOf(taken(r.latencies)), spreadOf(r.lateness), nil
 	// Only what is due after the drop counts, not what was under way.
 	at := r.now()
 	r.from, r.lateness = at, nil
@@ -94,6 +94,6 @@ func (r *run) storm(res *result) error {
 	if err := r.finish(); err != nil {
 		return err
 	}
-	res.Storm.Away, res.Storm.Latency, res.Storm.Lateness = spreadOf(away), spreadOf(r.latencies), spreadOf(r.lateness)
+	res.Storm.Away, res.Storm.Latency, res.Storm.Lateness = spreadOf(away), spreadOf(taken(r.latencies)), spreadOf(r.lateness)
 	return r.exchange()
 }
