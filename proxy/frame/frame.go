@@ -26,11 +26,12 @@ const MaxHeader = 14
 // MaxControlPayload is the longest payload of a control frame (RFC 6455, section 5.5).
 const MaxControlPayload = 125
 
-// Close codes that the proxy itself sends (RFC 6455, section 7.4.1, and the IANA registry).
+// Close codes that the proxy sends, or knows the meaning of (RFC 6455, section 7.4.1, and the IANA registry).
 const (
 	CodeNormal        uint16 = 1000
 	CodeGoingAway     uint16 = 1001
 	CodeProtocolError uint16 = 1002
+	CodeUnsupported   uint16 = 1003 // a kind of message that the peer doesn't take
 	CodeNoStatus      uint16 = 1005 // never on the wire: a Close frame without a code
 	CodeInvalidData   uint16 = 1007
 	CodeTooBig        uint16 = 1009

@@ -366,14 +366,31 @@ func (s *Session) clientClosed(now Time, p []byte, fx *Effects) {
 		return
 	}
 	text := string(reason)
+	ends := s.mode == Relay || slices.Contains(s.cfg.EndOnClose, code) || s.refuses(code)
 	s.dismiss(code, text, fx)
-	if s.mode != Relay && !slices.Contains(s.cfg.EndOnClose, code) {
+	if !ends {
 		s.drop(now, CleanDrop, fx)
 		return
 	}
 	s.Stats.Losses[CleanDrop]++
 	s.leave(now, ClientClosed, fx)
 	s.sayGoodbye(now, code, text, fx)
+}
+
+// refuses takes a Close code for what it says of the messages that wait for a receipt. It reports whether the client has closed
+// for their sake before: one of them it can't take (a text that is not UTF-8, say), and it would get that again for ever.
+func (s *Session) refuses(code uint16) bool {
+	switch code {
+	case frame.CodeProtocolError, frame.CodeUnsupported, frame.CodeInvalidData, frame.CodeTooBig: // RFC 6455, section 7.4.1
+	default:
+		return false
+	}
+	if !s.win.unreceived() {
+		return false
+	}
+	again := s.refused
+	s.refused = true
+	return again
 }
 
 // violated closes the client leg with the code for what it did wrong. The session goes on.

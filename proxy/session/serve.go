@@ -160,7 +160,7 @@ func (s *Session) welcome(a Attachment, resumed bool) {
 func (s *Session) receipt(n uint64) {
 	if n > s.win.base {
 		s.Stats.Receipts += n - s.win.base
-		s.client.moved = true
+		s.client.moved, s.refused = true, false
 		s.win.trim(n)
 	}
 }

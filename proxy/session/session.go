@@ -57,6 +57,7 @@ type Session struct {
 	state    State
 	reason   Reason
 	awayTold bool // Away has been emitted and neither Reconnected nor Left since
+	refused  bool // a client leg was closed for what was sent to it, and no receipt has come since
 	legs     Leg  // client legs so far
 
 	client clientLeg
