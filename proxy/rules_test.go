@@ -22,7 +22,8 @@ import (
 //	1   handshakes          handshake_test.go; upstream_test.go, refusal_test.go
 //	2   messages and frames TestAMessageGoesUpWhole, TestAReplayBeginsWithAFirstFrame,
 //	                        TestControlFramesStayOnTheirLeg, TestHeartbeatsBeginAtRandomMoments…
-//	3   drops               TestWhatIsADropAndWhatIsAnEnd, TestSilenceIsNoticed…
+//	3   drops               TestWhatIsADropAndWhatIsAnEnd, TestSilenceIsNoticed…,
+//	                        TestAMessageThatIsRefusedTwiceEndsItsSession
 //	4   resume, grace       clock_test.go
 //	5   receipts            TestReceiptsAreAskedForInTime, TestAForgedPongProvesNothing, counted_test.go
 //	6   an upstream's end   TestAnUpstreamsCloseReachesAClientThatIsAway, TestAnUpstreamsEnd
@@ -175,6 +176,37 @@ func TestWhatIsADropAndWhatIsAnEnd(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A backend may send what its client can't take: a text that is not UTF-8, or one of a size that is too much for it. It gets that
+// once more with the replay; that it won't have it is known when it closes again.
+func TestAMessageThatIsRefusedTwiceEndsItsSession(t *testing.T) {
+	story(t, withEvents, func(t *testing.T, w *world) {
+		refuse := func() {
+			c := w.client("/?client_id=a")
+			if w.settle(); len(c.Texts()) == 0 {
+				w.backend.Peer(0).Say("too much")
+				w.settle()
+			}
+			wantTexts(t, c, "the client", "too much")
+			c.Close(1009, "")
+			w.settle()
+		}
+		refuse()
+		up := w.backend.Peer(0)
+		wantTexts(t, up, "the upstream", tellJoined, tellAway)
+		wantOpen(t, up, "the upstream")
+		refuse()
+		wantTexts(t, up, "the upstream", tellJoined, tellAway, tellReconnected, tellLeft)
+		if e := up.Ending(); e.Code != 1009 {
+			t.Errorf("the upstream heard %v, want the client's 1009", e)
+		}
+		w.wantSessions(0, 0)
+		c := w.client("/?client_id=a")
+		w.backend.Peer(1).Say("something else")
+		w.settle()
+		wantTexts(t, c, "with a session of its own", "something else")
+	})
 }
 
 // Rule 5: a receipt is only for who got the question.
