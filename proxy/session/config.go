@@ -100,7 +100,7 @@ type Reason uint8
 // The reasons.
 const (
 	NotEnded       Reason = iota
-	ClientClosed          // a close code of EndOnClose, or the client of a Relay session went
+	ClientClosed          // a close code of EndOnClose, what it was sent refused twice, or the client of a Relay session went
 	GraceOver             // nobody came back in time
 	UpstreamClosed        // the upstream closed, and the client has been told
 	UpstreamLost          // the upstream's connection broke or it stopped answering
